@@ -1,0 +1,294 @@
+//! One key's dot store.
+//!
+//! A record holds, per field, the *siblings* that are live and the dots it must *absorb*: those
+//! that a write superseded before they arrived here. The rules, checked against the oracle "a
+//! register shows the writes that no applied write superseded":
+//!
+//! - [`Record::apply`] drops the siblings a change supersedes, notes each superseded dot that is
+//!   not yet applied here, and adds the new sibling unless its dot is to be absorbed;
+//! - an absorb entry is void once its dot is applied, but it is *kept* until a checkpoint has it
+//!   in its applied-set ([`Record::drop_void_absorb`]): a crash goes back to the checkpoint and
+//!   replays over records that may be newer, and without the entry a superseded value would return;
+//! - [`Record::join`] is the join of two delta-state dot stores, with both sides' absorb entries.
+//!
+//! Absorb is kept per field because one dot is shared by all the fields of a write set.
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{AppliedSet, Dot, Hlc};
+
+/// A field of a record: empty for an opaque value, a JSON Pointer within a document.
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct FieldPath(Box<str>);
+
+impl FieldPath {
+    /// The single field of an opaque value.
+    pub fn opaque() -> Self {
+        Self::default()
+    }
+
+    /// The path as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for FieldPath {
+    fn from(path: &str) -> Self {
+        Self(path.into())
+    }
+}
+
+impl fmt::Debug for FieldPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", &*self.0)
+    }
+}
+
+/// A live value of a field: written, and not superseded by any write applied here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sibling {
+    /// The write set that put it.
+    pub dot: Dot,
+    /// That write set's stamp.
+    pub hlc: Hlc,
+    /// The value's bytes.
+    pub value: Bytes,
+}
+
+/// The live siblings of one field and the dots it absorbs. Both are sorted by dot.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Field {
+    path: FieldPath,
+    siblings: Vec<Sibling>,
+    absorb: Vec<Dot>,
+}
+
+/// What one key holds. An empty record is the same as no record.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    // Sorted by path; a field with neither siblings nor absorb is not kept.
+    fields: Vec<Field>,
+}
+
+/// What one write set does to one field of a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldChange<'a> {
+    /// The field.
+    pub path: &'a FieldPath,
+    /// The exact dots its writer was shown and replaces.
+    pub supersedes: &'a [Dot],
+    /// The new value; `None` deletes.
+    pub put: Option<&'a Bytes>,
+}
+
+/// What [`Record::apply`] did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub struct Outcome {
+    /// The siblings that were live before and are no longer.
+    pub dropped: Vec<Sibling>,
+    /// Whether the change's value is now live and was not before.
+    pub added: bool,
+    /// Whether the value was absorbed: a write that saw it came here first.
+    pub absorbed: bool,
+    /// How many siblings the field has now.
+    pub siblings: usize,
+}
+
+impl Outcome {
+    /// Whether the field now shows values that were written concurrently.
+    pub fn is_conflict(&self) -> bool {
+        self.added && self.siblings > 1
+    }
+}
+
+impl Record {
+    /// Applies the change that write set `dot` makes to one field.
+    ///
+    /// `applied` is the applied-set before `dot` joins it. A caller applies each dot once per
+    /// field, in causal order; to apply one again while replaying over a newer record is harmless.
+    pub fn apply(&mut self, dot: Dot, hlc: Hlc, change: &FieldChange<'_>, applied: &AppliedSet) -> Outcome {
+        let at = self.field_index(change.path);
+        let field = &mut self.fields[at];
+        let dropped = field.drop_superseded(change.supersedes);
+        field.note_absorb(
+            change
+                .supersedes
+                .iter()
+                .copied()
+                .filter(|old| *old != dot && !applied.includes(*old)),
+        );
+        let absorbed = change.put.is_some() && field.absorb.binary_search(&dot).is_ok();
+        let added = match change.put {
+            Some(value) if !absorbed => field.insert(Sibling {
+                dot,
+                hlc,
+                value: value.clone(),
+            }),
+            _ => false,
+        };
+        let outcome = Outcome {
+            dropped,
+            added,
+            absorbed,
+            siblings: field.siblings.len(),
+        };
+        if field.is_empty() {
+            self.fields.remove(at);
+        }
+        outcome
+    }
+
+    /// The join of this record under `applied` with `other` under `other_applied`.
+    ///
+    /// A sibling stays when the other side has it too or never applied it, and the other side does
+    /// not absorb it (Almeida et al. 2018, with absorb).
+    pub fn join(&self, applied: &AppliedSet, other: &Record, other_applied: &AppliedSet) -> Record {
+        let mut paths: Vec<&FieldPath> = self.fields.iter().chain(&other.fields).map(|f| &f.path).collect();
+        paths.sort_unstable();
+        paths.dedup();
+        let nothing = Field::default();
+        let fields = paths.into_iter().map(|path| {
+            let (mine, theirs) = (self.field(path).unwrap_or(&nothing), other.field(path).unwrap_or(&nothing));
+            let mut joined = Field {
+                path: path.clone(),
+                ..Field::default()
+            };
+            for (one, two, two_applied) in [(mine, theirs, other_applied), (theirs, mine, applied)] {
+                for sibling in one.siblings.iter().filter(|s| two.keeps(s.dot, two_applied)) {
+                    joined.insert(sibling.clone());
+                }
+                joined.note_absorb(one.absorb.iter().copied());
+            }
+            joined
+        });
+        Record {
+            fields: fields.filter(|f| !f.is_empty()).collect(),
+        }
+    }
+
+    /// Forgets absorb entries that `checkpointed` includes: the applied-set that the newest
+    /// checkpoint holds (and the start set of every running scan). Says whether anything was dropped.
+    pub fn drop_void_absorb(&mut self, checkpointed: &AppliedSet) -> bool {
+        let before = self.absorb_len();
+        for field in &mut self.fields {
+            field.absorb.retain(|dot| !checkpointed.includes(*dot));
+        }
+        self.fields.retain(|field| !field.is_empty());
+        self.absorb_len() != before
+    }
+
+    /// The field at `path`, if it has siblings or absorbs.
+    pub fn field(&self, path: &FieldPath) -> Option<&Field> {
+        self.fields.binary_search_by(|f| f.path.cmp(path)).ok().map(|at| &self.fields[at])
+    }
+
+    /// The live siblings at `path`, in the order of their dots.
+    pub fn siblings(&self, path: &FieldPath) -> &[Sibling] {
+        self.field(path).map_or(&[], |f| &f.siblings)
+    }
+
+    /// All fields, in the order of their paths.
+    pub fn fields(&self) -> &[Field] {
+        &self.fields
+    }
+
+    /// Whether no field has a live sibling.
+    pub fn is_deleted(&self) -> bool {
+        self.fields.iter().all(|f| f.siblings.is_empty())
+    }
+
+    /// Whether nothing needs to be kept for this key.
+    pub fn is_empty(&self) -> bool {
+        self.fields.is_empty()
+    }
+
+    /// How many absorb entries the record holds.
+    pub fn absorb_len(&self) -> usize {
+        self.fields.iter().map(|f| f.absorb.len()).sum()
+    }
+
+    /// Says what is wrong with a record that came from outside, if anything: order, duplicates, empty fields.
+    pub fn validate(&self) -> Result<(), &'static str> {
+        let paths_rise = self.fields.windows(2).all(|pair| pair[0].path < pair[1].path);
+        let dots_rise = self
+            .fields
+            .iter()
+            .all(|f| f.siblings.windows(2).all(|pair| pair[0].dot < pair[1].dot) && f.absorb.windows(2).all(|pair| pair[0] < pair[1]));
+        match (paths_rise, dots_rise, self.fields.iter().any(Field::is_empty)) {
+            (false, _, _) => Err("fields are not in order"),
+            (_, false, _) => Err("siblings or absorb entries are not in order"),
+            (_, _, true) => Err("a field is empty"),
+            _ => Ok(()),
+        }
+    }
+
+    fn field_index(&mut self, path: &FieldPath) -> usize {
+        match self.fields.binary_search_by(|f| f.path.cmp(path)) {
+            Ok(at) => at,
+            Err(at) => {
+                self.fields.insert(
+                    at,
+                    Field {
+                        path: path.clone(),
+                        ..Field::default()
+                    },
+                );
+                at
+            }
+        }
+    }
+}
+
+impl Field {
+    /// The field's path.
+    pub fn path(&self) -> &FieldPath {
+        &self.path
+    }
+
+    /// The live siblings, in the order of their dots.
+    pub fn siblings(&self) -> &[Sibling] {
+        &self.siblings
+    }
+
+    /// The dots that will not become live when they arrive, in order.
+    pub fn absorb(&self) -> &[Dot] {
+        &self.absorb
+    }
+
+    fn is_empty(&self) -> bool {
+        self.siblings.is_empty() && self.absorb.is_empty()
+    }
+
+    /// Whether this side has nothing against `dot` being live.
+    fn keeps(&self, dot: Dot, applied: &AppliedSet) -> bool {
+        let live = self.siblings.binary_search_by_key(&dot, |s| s.dot).is_ok();
+        self.absorb.binary_search(&dot).is_err() && (live || !applied.includes(dot))
+    }
+
+    fn drop_superseded(&mut self, supersedes: &[Dot]) -> Vec<Sibling> {
+        self.siblings.extract_if(.., |sibling| supersedes.contains(&sibling.dot)).collect()
+    }
+
+    fn note_absorb(&mut self, dots: impl Iterator<Item = Dot>) {
+        for dot in dots {
+            if let Err(at) = self.absorb.binary_search(&dot) {
+                self.absorb.insert(at, dot);
+            }
+        }
+    }
+
+    fn insert(&mut self, sibling: Sibling) -> bool {
+        match self.siblings.binary_search_by_key(&sibling.dot, |s| s.dot) {
+            Ok(_) => false,
+            Err(at) => {
+                self.siblings.insert(at, sibling);
+                true
+            }
+        }
+    }
+}

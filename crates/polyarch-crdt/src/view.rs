@@ -1,0 +1,16 @@
+//! What a kind of keyspace shows of a field's siblings. Views read; they never change a record.
+
+use crate::Sibling;
+
+/// Last writer wins: the sibling with the greatest `(hlc, origin)`, the same on every node.
+///
+/// Only writes that did not see one another compete here; a later write that saw this one has
+/// superseded it, whatever the clocks said.
+pub fn lww(siblings: &[Sibling]) -> Option<&Sibling> {
+    siblings.iter().max_by_key(|sibling| (sibling.hlc, sibling.dot))
+}
+
+/// Multi-value: every sibling, in the order of their dots.
+pub fn mv(siblings: &[Sibling]) -> &[Sibling] {
+    siblings
+}

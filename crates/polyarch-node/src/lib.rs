@@ -1,0 +1,1 @@
+//! A server: replica, store and transport wired together

@@ -1,0 +1,1 @@
+//! The log, the memtable and the state

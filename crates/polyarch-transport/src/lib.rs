@@ -1,0 +1,1 @@
+//! QUIC, TLS and identity
