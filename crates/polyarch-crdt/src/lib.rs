@@ -19,6 +19,7 @@ mod context;
 mod dot;
 mod hlc;
 mod record;
+mod seeded;
 mod token;
 mod view;
 
@@ -27,5 +28,8 @@ pub use context::{CausalContext, ClusterKey, ClusterKeys, ContextError, SealedCo
 pub use dot::{Dot, Origin, ParseDotError};
 pub use hlc::{Hlc, HlcClock, Observed};
 pub use record::{Field, FieldChange, FieldPath, Outcome, Record, Sibling};
+pub use seeded::seeded_bug;
+#[cfg(feature = "seeded-bugs")]
+pub use seeded::switch_on;
 pub use token::{SessionToken, TokenError};
 pub use view::{lww, mv};

@@ -18,7 +18,7 @@ use std::fmt;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{AppliedSet, Dot, Hlc};
+use crate::{AppliedSet, Dot, Hlc, seeded_bug};
 
 /// A field of a record: empty for an opaque value, a JSON Pointer within a document.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -37,22 +37,38 @@ pub struct ChainHead {
     pub hash: ChainHash,
 }
 
+impl ChainHead {
+    /// Nothing applied: where every chain begins.
+    pub const NONE: Self = Self {
+        seq: 0,
+        hash: ChainHash([0; 32]),
+    };
+}
+
 /// An applied-set together with the chain hash of each of its origins.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "BTreeMap<Origin, ChainHead>", into = "BTreeMap<Origin, ChainHead>")]
 pub struct ChainHeads {
     heads: BTreeMap<Origin, ChainHead>,
     // The same seqs as `heads`, kept beside it since it is asked on every write set.
-    #[serde(skip)]
     applied: AppliedSet,
 }
 
-impl ChainHeads {
-    /// The heads, from what was saved; the order of arguments does not matter.
-    pub fn from_heads(heads: BTreeMap<Origin, ChainHead>) -> Self {
+impl From<BTreeMap<Origin, ChainHead>> for ChainHeads {
+    fn from(mut heads: BTreeMap<Origin, ChainHead>) -> Self {
+        heads.retain(|_, head| head.seq > 0);
         let applied = heads.iter().map(|(origin, head)| Dot::new(*origin, head.seq)).collect();
         Self { heads, applied }
     }
+}
 
+impl From<ChainHeads> for BTreeMap<Origin, ChainHead> {
+    fn from(heads: ChainHeads) -> Self {
+        heads.heads
+    }
+}
+
+impl ChainHeads {
     /// The seqs of all heads.
     pub fn applied(&self) -> &AppliedSet {
         &self.applied

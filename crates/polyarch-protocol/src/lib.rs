@@ -1,12 +1,39 @@
-//! The pure replica.
+//! The replication protocol of Polyarch, free of clocks, disks, sockets and threads.
+//!
+//! [`Replica`] is the state machine of one node, [`Feed`] the sending side of a feed. Both take
+//! time, randomness and storage as arguments, so that a simulator runs the very code that a server
+//! runs. The rest of the crate is what they exchange and keep: write sets, peer and client
+//! messages, the system keyspace, and the traits of storage.
+//!
+//! **Architecture Invariant:** nothing in this crate reads a clock, a disk, a socket, a random
+//! source or a `HashMap` in iteration order.
 
+pub mod catalog;
+pub mod client;
+pub mod codec;
 pub mod limits;
+pub mod peer;
+pub mod storage;
 
 mod chain;
+mod digest;
+mod event;
+mod feed;
+mod frontier;
 mod keyspace;
+mod plan;
+mod replica;
+mod waiting;
 mod write_set;
 
 pub use chain::{ChainHash, ChainHead, ChainHeads};
+pub use digest::{DIGEST_BUCKETS, Digest};
+pub use event::Event;
+pub use feed::{Feed, FeedStep};
+pub use frontier::{ApplySummary, Frontier};
 pub use keyspace::{KeyspaceId, RecordKey};
 pub use limits::Limits;
+pub use plan::FeedTimings;
+pub use replica::{Durability, Input, LinkId, Now, Output, Replica, ReplicaConfig, RequestTag, Timings, context_scope};
+pub use storage::{LogBatch, LogMark, LogPosition, LogReadError, LogSource, Records, Storage, StorageError};
 pub use write_set::{Change, Dependencies, Effect, WriteSet, WriteSetError};

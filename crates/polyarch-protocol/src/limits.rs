@@ -1,3 +1,5 @@
+//! Every bound in one place: [`Limits`] of this node, and [`wire`], the format's own.
+
 /// What the system accepts at most. Every queue, message, value and window has its name here.
 ///
 /// A node refuses a *local* write beyond a limit; it never refuses one that another member

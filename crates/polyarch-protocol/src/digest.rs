@@ -1,0 +1,94 @@
+use std::fmt;
+
+use polyarch_crdt::{FieldPath, Sibling};
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+use crate::keyspace::RecordKey;
+
+/// How many buckets keys are spread over.
+pub const DIGEST_BUCKETS: usize = 4_096;
+
+/// A fingerprint of all live siblings, kept up to date write by write.
+///
+/// Each key falls in one of 4,096 buckets; a bucket is the wrapping 128-bit sum of the XXH3-128
+/// hashes of its live siblings. Sums do not depend on order, so nodes that applied the same write
+/// sets in different orders have equal digests. **Law: equal applied-sets imply equal digests.**
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Digest {
+    buckets: Vec<u128>,
+    total: u128,
+}
+
+impl Default for Digest {
+    fn default() -> Self {
+        Self {
+            buckets: vec![0; DIGEST_BUCKETS],
+            total: 0,
+        }
+    }
+}
+
+impl Digest {
+    /// The bucket that a key falls in.
+    pub fn bucket_of(key: &RecordKey) -> usize {
+        (xxh3_64(key.as_bytes()) % DIGEST_BUCKETS as u64) as usize
+    }
+
+    /// Takes in a sibling that became live.
+    pub fn add(&mut self, key: &RecordKey, field: &FieldPath, sibling: &Sibling) {
+        let (bucket, hash) = (Self::bucket_of(key), hash(key, field, sibling));
+        self.buckets[bucket] = self.buckets[bucket].wrapping_add(hash);
+        self.total = self.total.wrapping_add(hash);
+    }
+
+    /// Takes out a sibling that is no longer live.
+    pub fn remove(&mut self, key: &RecordKey, field: &FieldPath, sibling: &Sibling) {
+        let (bucket, hash) = (Self::bucket_of(key), hash(key, field, sibling));
+        self.buckets[bucket] = self.buckets[bucket].wrapping_sub(hash);
+        self.total = self.total.wrapping_sub(hash);
+    }
+
+    /// The sum over all buckets: what heartbeats carry.
+    pub fn total(&self) -> u128 {
+        self.total
+    }
+
+    /// The sum of each bucket.
+    pub fn buckets(&self) -> &[u128] {
+        &self.buckets
+    }
+
+    /// The buckets in which the two differ.
+    pub fn differing(&self, other: &Digest) -> Vec<usize> {
+        (0..DIGEST_BUCKETS)
+            .filter(|&at| self.buckets.get(at) != other.buckets.get(at))
+            .collect()
+    }
+
+    /// Whether the sums fit together; one read from a disk may not.
+    pub fn is_consistent(&self) -> bool {
+        self.buckets.len() == DIGEST_BUCKETS && self.buckets.iter().fold(0u128, |sum, b| sum.wrapping_add(*b)) == self.total
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Digest({:032x})", self.total)
+    }
+}
+
+fn hash(key: &RecordKey, field: &FieldPath, sibling: &Sibling) -> u128 {
+    let mut hasher = Xxh3::new();
+    let origin = sibling.dot.origin;
+    for part in [key.as_bytes(), field.as_str().as_bytes(), &sibling.value] {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    hasher.update(&origin.server_id.to_le_bytes());
+    hasher.update(&origin.epoch.to_le_bytes());
+    hasher.update(&sibling.dot.seq.to_le_bytes());
+    hasher.update(&sibling.hlc.millis().to_le_bytes());
+    hasher.update(&sibling.hlc.counter().to_le_bytes());
+    hasher.digest128()
+}

@@ -1,0 +1,137 @@
+use std::fmt;
+
+use polyarch_crdt::{Dot, Hlc, Origin};
+
+/// Something an operator may want to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A member's link is up.
+    Linked {
+        /// The member.
+        server_id: u32,
+    },
+    /// A member's link is lost.
+    Unlinked {
+        /// The member.
+        server_id: u32,
+    },
+    /// A member was refused.
+    Refused {
+        /// The member.
+        server_id: u32,
+        /// Why.
+        reason: String,
+    },
+    /// This server opened an epoch.
+    EpochOpened {
+        /// The new origin.
+        origin: Origin,
+        /// The last write set of its epoch before.
+        predecessor: Option<Dot>,
+    },
+    /// A peer held more of this process's epoch than the process itself: it was set back. The
+    /// epoch is closed and the peer's write sets are taken in.
+    EpochClosed {
+        /// The epoch.
+        origin: Origin,
+        /// The last write set this process has of it.
+        had: u64,
+        /// What the peer has.
+        peer_has: u64,
+    },
+    /// Alarm: two members hold different histories of one origin. Its feed is stopped.
+    Fork {
+        /// The last write set whose chain differs.
+        dot: Dot,
+        /// The member with the other history.
+        server_id: u32,
+    },
+    /// Alarm: a write set cannot be read here. Its origin's feed is stopped, the others go on.
+    Poisoned {
+        /// The origin.
+        origin: Origin,
+        /// Why.
+        reason: String,
+    },
+    /// Alarm: equal applied-sets, different digests: a bug or a damaged disk.
+    DigestMismatch {
+        /// The member.
+        server_id: u32,
+        /// The digest here.
+        ours: u128,
+        /// The digest there.
+        theirs: u128,
+    },
+    /// A member's log no longer reaches back far enough, or cannot be read, for an origin.
+    NotFed {
+        /// The origin.
+        origin: Origin,
+        /// The member.
+        server_id: u32,
+    },
+    /// Alarm: a stamp lies absurdly far ahead; the write set was applied, its stamp not merged.
+    StampAhead {
+        /// The write set.
+        dot: Dot,
+        /// Its stamp.
+        hlc: Hlc,
+        /// How far ahead, in milliseconds.
+        ahead_ms: u64,
+    },
+    /// Alarm: a member's wall clock differs by more than `clock_offset_max_ms`.
+    ClockOffset {
+        /// The member.
+        server_id: u32,
+        /// Its clock less ours, in milliseconds.
+        offset_ms: i64,
+    },
+    /// Alarm: the disk failed; this node writes no more until it is restarted.
+    StorageFailed {
+        /// What the disk said.
+        reason: String,
+    },
+}
+
+impl Event {
+    /// Whether someone should be woken.
+    pub fn is_alarm(&self) -> bool {
+        !matches!(self, Self::Linked { .. } | Self::Unlinked { .. } | Self::EpochOpened { .. })
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Linked { server_id } => write!(f, "link to member {server_id} is up"),
+            Self::Unlinked { server_id } => write!(f, "link to member {server_id} is down"),
+            Self::Refused { server_id, reason } => write!(f, "refused member {server_id}: {reason}"),
+            Self::EpochOpened { origin, predecessor: None } => write!(f, "opened epoch {origin}, the first of this server"),
+            Self::EpochOpened {
+                origin,
+                predecessor: Some(dot),
+            } => write!(f, "opened epoch {origin} after {dot}"),
+            Self::EpochClosed { origin, had, peer_has } => {
+                write!(
+                    f,
+                    "closed epoch {origin}: this process has {had} of its write sets, a peer has {peer_has}; was this machine set back?"
+                )
+            }
+            Self::Fork { dot, server_id } => write!(
+                f,
+                "fork: member {server_id} holds another history up to {dot}; feed of that origin stopped"
+            ),
+            Self::Poisoned { origin, reason } => write!(f, "feed of {origin} stopped: {reason}"),
+            Self::DigestMismatch { server_id, ours, theirs } => {
+                write!(
+                    f,
+                    "applied the same as member {server_id} but digests differ ({ours:032x} here, {theirs:032x} there); run `polyarch verify`"
+                )
+            }
+            Self::NotFed { origin, server_id } => write!(f, "member {server_id} can no longer feed {origin} from its log"),
+            Self::StampAhead { dot, hlc, ahead_ms } => write!(f, "{dot} is stamped {hlc}, {ahead_ms} ms ahead of this clock"),
+            Self::ClockOffset { server_id, offset_ms } => write!(f, "the clock of member {server_id} is off by {offset_ms} ms"),
+            Self::StorageFailed { reason } => write!(f, "storage failed, no more writes until a restart: {reason}"),
+        }
+    }
+}

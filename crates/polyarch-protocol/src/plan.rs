@@ -1,0 +1,260 @@
+//! The receiving side's choice: which link feeds which origin.
+//!
+//! In a mesh an origin is best fed by its own server; when there is no link to it, by a live peer
+//! that has it. Two rules make every connected set of links converge:
+//!
+//! - **sticky**: a feed changes only when its link is lost or it stalls, and goes back to the
+//!   preferred peer once that one has been as far for a while. ("Whoever has most" flaps.)
+//! - **stall**: when a linked peer has more of an origin and the feed has not advanced for a while,
+//!   that peer is taken; when a write set has waited that long for another origin, that origin is
+//!   taken from the link that sent it, whose sender had applied it first.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use polyarch_crdt::{AppliedSet, Origin};
+
+use crate::replica::LinkId;
+
+/// When a feed changes, in milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FeedTimings {
+    /// How long a feed may stand still while a peer has more. Default 1,000.
+    pub feed_stall_ms: u64,
+    /// How long the preferred peer must have been as far before a feed goes back to it. Default 3,000.
+    pub feed_return_ms: u64,
+}
+
+impl Default for FeedTimings {
+    fn default() -> Self {
+        Self {
+            feed_stall_ms: 1_000,
+            feed_return_ms: 3_000,
+        }
+    }
+}
+
+/// A live link, as far as feeds care.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer<'a> {
+    pub(crate) link: LinkId,
+    pub(crate) server_id: u32,
+    /// What it said it has durably applied.
+    pub(crate) applied: &'a AppliedSet,
+}
+
+/// What the plan looks at.
+#[derive(Debug)]
+pub(crate) struct Sight<'a> {
+    /// One's own staged applied-set.
+    pub(crate) applied: &'a AppliedSet,
+    /// Origins that need no feed: one's own current epoch, and those paused here.
+    pub(crate) unfed: &'a BTreeSet<Origin>,
+    /// Live links, in order, at most one to each server.
+    pub(crate) peers: &'a [Peer<'a>],
+    /// Origins that a write set has waited for too long, each with the link that sent it.
+    pub(crate) awaited: &'a [(Origin, LinkId)],
+    /// Milliseconds that only rise.
+    pub(crate) now_ms: u64,
+}
+
+/// Which link feeds which origin, with what is needed to notice a stall.
+#[derive(Debug, Default)]
+pub(crate) struct FeedPlan {
+    feeds: BTreeMap<Origin, Assignment>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Assignment {
+    link: LinkId,
+    /// Own seq when last looked at.
+    seq: u64,
+    /// Since when a peer has had more while own seq stood still.
+    behind_since_ms: Option<u64>,
+    /// Since when the preferred peer, which is another, has been as far.
+    return_since_ms: Option<u64>,
+}
+
+/// The origins to subscribe to on each link.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wishes {
+    pub(crate) origins: BTreeMap<LinkId, BTreeSet<Origin>>,
+    /// Links whose feed stands still though it is the right one: subscribe anew.
+    pub(crate) restart: BTreeSet<LinkId>,
+}
+
+impl FeedPlan {
+    /// Looks at the links and says what to subscribe to now.
+    pub(crate) fn update(&mut self, sight: &Sight<'_>, timings: &FeedTimings) -> Wishes {
+        let origins: BTreeSet<Origin> = sight
+            .peers
+            .iter()
+            .flat_map(|peer| peer.applied.iter())
+            .map(|dot| dot.origin)
+            .collect();
+        self.feeds.retain(|origin, feed| {
+            !sight.unfed.contains(origin) && origins.contains(origin) && sight.peers.iter().any(|peer| peer.link == feed.link)
+        });
+        let mut wishes = Wishes::default();
+        for origin in origins.difference(sight.unfed) {
+            let (feed, restart) = self.assign(*origin, sight, timings);
+            wishes.origins.entry(feed).or_default().insert(*origin);
+            if restart {
+                wishes.restart.insert(feed);
+            }
+        }
+        wishes
+    }
+
+    fn assign(&mut self, origin: Origin, sight: &Sight<'_>, timings: &FeedTimings) -> (LinkId, bool) {
+        let seq = sight.applied.seq(origin);
+        let preferred = preferred(origin, sight).expect("an origin is planned only when a peer has it");
+        let fresh = Assignment {
+            link: preferred.link,
+            seq,
+            behind_since_ms: None,
+            return_since_ms: None,
+        };
+        let feed = self.feeds.entry(origin).or_insert(fresh);
+        if let Some((_, link)) = sight
+            .awaited
+            .iter()
+            .find(|(awaited, link)| *awaited == origin && *link != feed.link)
+        {
+            *feed = Assignment { link: *link, ..fresh };
+            return (feed.link, false);
+        }
+        let furthest = sight
+            .peers
+            .iter()
+            .max_by_key(|peer| peer.applied.seq(origin))
+            .expect("there is a peer");
+        let behind = furthest.applied.seq(origin) > seq;
+        if seq > feed.seq || !behind {
+            feed.behind_since_ms = None;
+        }
+        feed.seq = seq;
+        if behind {
+            let since = *feed.behind_since_ms.get_or_insert(sight.now_ms);
+            if sight.now_ms - since >= timings.feed_stall_ms {
+                let restart = furthest.link == feed.link;
+                *feed = Assignment {
+                    link: furthest.link,
+                    ..fresh
+                };
+                return (feed.link, restart);
+            }
+        }
+        if feed.link != preferred.link && preferred.applied.seq(origin) >= seq {
+            let since = *feed.return_since_ms.get_or_insert(sight.now_ms);
+            if sight.now_ms - since >= timings.feed_return_ms {
+                *feed = fresh;
+            }
+        } else {
+            feed.return_since_ms = None;
+        }
+        (feed.link, false)
+    }
+}
+
+/// The origin's own server when there is a link to it, else the first peer that has the most of it.
+fn preferred<'a>(origin: Origin, sight: &Sight<'a>) -> Option<Peer<'a>> {
+    let own = sight.peers.iter().find(|peer| peer.server_id == origin.server_id);
+    let has = || sight.peers.iter().filter(|peer| peer.applied.seq(origin) > 0);
+    own.or_else(|| has().min_by_key(|peer| peer.server_id)).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use polyarch_crdt::Dot;
+
+    use super::*;
+
+    const O: Origin = Origin::new(2, 7);
+
+    fn applied(seq: u64) -> AppliedSet {
+        [Dot::new(O, seq)].into_iter().collect()
+    }
+
+    fn look(plan: &mut FeedPlan, own: u64, peers: &[(u64, u32, u64)], awaited: &[(Origin, LinkId)], now_ms: u64) -> Wishes {
+        let own = applied(own);
+        let sets: Vec<_> = peers.iter().map(|(.., seq)| applied(*seq)).collect();
+        let peers: Vec<_> = peers
+            .iter()
+            .zip(&sets)
+            .map(|((link, server_id, _), applied)| Peer {
+                link: LinkId(*link),
+                server_id: *server_id,
+                applied,
+            })
+            .collect();
+        let sight = Sight {
+            applied: &own,
+            unfed: &BTreeSet::new(),
+            peers: &peers,
+            awaited,
+            now_ms,
+        };
+        plan.update(&sight, &FeedTimings::default())
+    }
+
+    fn fed_by(wishes: &Wishes) -> Option<u64> {
+        wishes
+            .origins
+            .iter()
+            .find(|(_, origins)| origins.contains(&O))
+            .map(|(link, _)| link.0)
+    }
+
+    #[test]
+    fn an_origin_is_fed_by_its_own_server_or_else_by_a_peer_that_has_it() {
+        let mut plan = FeedPlan::default();
+        assert_eq!(fed_by(&look(&mut plan, 0, &[(10, 3, 5), (11, 2, 5)], &[], 0)), Some(11));
+        assert_eq!(
+            fed_by(&look(&mut plan, 0, &[(10, 3, 5)], &[], 0)),
+            Some(10),
+            "the link to its server is lost"
+        );
+        assert_eq!(fed_by(&look(&mut plan, 0, &[(10, 3, 0)], &[], 0)), None, "nobody has it");
+    }
+
+    #[test]
+    fn a_feed_that_stands_still_is_left_and_one_that_advances_is_kept() {
+        let mut plan = FeedPlan::default();
+        let peers = [(10, 3, 9), (11, 2, 5)];
+        assert_eq!(fed_by(&look(&mut plan, 1, &peers, &[], 0)), Some(11));
+        assert_eq!(fed_by(&look(&mut plan, 2, &peers, &[], 900)), Some(11));
+        assert_eq!(fed_by(&look(&mut plan, 2, &peers, &[], 1_800)), Some(11), "it advanced 900 ms ago");
+        assert_eq!(fed_by(&look(&mut plan, 2, &peers, &[], 1_900)), Some(10));
+    }
+
+    #[test]
+    fn the_right_feed_is_restarted_when_it_stands_still() {
+        let mut plan = FeedPlan::default();
+        look(&mut plan, 1, &[(11, 2, 5)], &[], 0);
+        let wishes = look(&mut plan, 1, &[(11, 2, 5)], &[], 1_000);
+        assert!(wishes.restart.contains(&LinkId(11)));
+        assert!(
+            look(&mut plan, 1, &[(11, 2, 5)], &[], 1_100).restart.is_empty(),
+            "and then given time"
+        );
+    }
+
+    #[test]
+    fn a_feed_goes_back_once_the_preferred_peer_has_been_as_far_for_a_while() {
+        let mut plan = FeedPlan::default();
+        assert_eq!(fed_by(&look(&mut plan, 4, &[(10, 3, 4)], &[], 0)), Some(10));
+        let peers = [(10, 3, 4), (11, 2, 4)];
+        assert_eq!(fed_by(&look(&mut plan, 4, &peers, &[], 100)), Some(10));
+        assert_eq!(fed_by(&look(&mut plan, 4, &peers, &[], 3_000)), Some(10));
+        look(&mut plan, 4, &peers, &[], 3_100);
+        assert_eq!(fed_by(&look(&mut plan, 4, &peers, &[], 3_101)), Some(11));
+    }
+
+    #[test]
+    fn what_a_write_set_has_waited_for_is_taken_where_that_write_set_came_from() {
+        let mut plan = FeedPlan::default();
+        let peers = [(10, 3, 4), (11, 2, 4)];
+        look(&mut plan, 4, &peers, &[], 0);
+        assert_eq!(fed_by(&look(&mut plan, 4, &peers, &[(O, LinkId(10))], 1)), Some(10));
+    }
+}

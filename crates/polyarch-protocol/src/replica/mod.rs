@@ -1,0 +1,481 @@
+//! One node's replica: every write, local or remote, enters by [`Replica::handle`] and leaves by
+//! [`Replica::poll_output`].
+//!
+//! The replica is a state machine without a clock, a disk, a socket or a random source. It
+//! computes on what is *staged* and lets out only what is *durable*: each output carries the log
+//! position that must be synced before it is performed.
+//!
+//! **Architecture Invariant:** there is one way into the log, [`Replica`]'s private `commit`, and
+//! it is the same for a client's write and a peer's.
+
+mod coordinator;
+mod sessions;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use polyarch_crdt::{AppliedSet, ClusterKey, Dot, HlcClock, Observed, Origin, seeded_bug};
+
+use crate::catalog::{Catalog, KeyspaceKind, Member};
+use crate::client::{CountersView, Refusal, Response, StatusView, WriteRequest};
+use crate::event::Event;
+use crate::feed::Feed;
+use crate::frontier::{ApplySummary, Frontier};
+use crate::keyspace::KeyspaceId;
+use crate::limits::Limits;
+use crate::peer::{ClusterId, PeerMessage};
+use crate::plan::{FeedPlan, FeedTimings};
+use crate::storage::{LogPosition, Storage, StorageError};
+use crate::write_set::{Dependencies, WriteSet};
+use coordinator::Epoch;
+pub use coordinator::context_scope;
+use sessions::Session;
+
+/// A link as its driver numbers it; numbers are not used again while a process lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(pub u64);
+
+/// Names a request to whoever made it; the replica only gives it back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestTag {
+    /// The client's connection, as the driver numbers it.
+    pub connection: u64,
+    /// The request on it.
+    pub request: u64,
+}
+
+/// The time, as the driver reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// Wall clock, Unix milliseconds; may jump.
+    pub wall_ms: u64,
+    /// A clock that only rises, in milliseconds from any start.
+    pub mono_ms: u64,
+}
+
+/// When a write is acknowledged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// Once it is synced: an acknowledged write survives a power cut.
+    #[default]
+    Sync,
+    /// At once, with a sync every so often: the writes since the last one can be lost.
+    Interval,
+}
+
+/// What a replica is told once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaConfig {
+    /// This server, at least 1.
+    pub server_id: u32,
+    /// Random, drawn anew at each process start; epochs are derived from it.
+    pub boot_id: u128,
+    /// The cluster.
+    pub cluster_id: ClusterId,
+    /// `HOST:PORT` where other members reach this one.
+    pub addresses: Vec<String>,
+    /// When a write is acknowledged.
+    pub durability: Durability,
+    /// What is accepted at most.
+    pub limits: Limits,
+    /// Intervals and time-outs.
+    pub timings: Timings,
+}
+
+/// Intervals and time-outs, in milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timings {
+    /// A heartbeat goes out at least so often. Default 1,000.
+    pub gossip_interval_ms: u64,
+    /// Changes within this time share a heartbeat. Default 100.
+    pub gossip_coalesce_ms: u64,
+    /// When feeds change.
+    pub feeds: FeedTimings,
+    /// A greater difference of two wall clocks is an alarm. Default 500.
+    pub clock_offset_max_ms: u64,
+    /// A stamp further ahead than this is not merged into one's own clock. Default 3,600,000.
+    pub hlc_ahead_max_ms: u64,
+}
+
+impl Default for Timings {
+    fn default() -> Self {
+        Self {
+            gossip_interval_ms: 1_000,
+            gossip_coalesce_ms: 100,
+            feeds: FeedTimings::default(),
+            clock_offset_max_ms: 500,
+            hlc_ahead_max_ms: 3_600_000,
+        }
+    }
+}
+
+/// What can happen to a replica.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// Founds the cluster on an empty node: its key is the first record.
+    Found(ClusterKey),
+    /// A client's write.
+    Write(RequestTag, WriteRequest),
+    /// An administrator's new keyspace.
+    CreateKeyspace(RequestTag, String, KeyspaceKind),
+    /// A question about this node.
+    Status(RequestTag),
+    /// An operator takes the link to a member down.
+    CutLink(RequestTag, u32),
+    /// An operator lets it up again.
+    HealLink(RequestTag, u32),
+    /// A link to a member is connected, its certificate checked.
+    LinkUp {
+        /// The link.
+        link: LinkId,
+        /// Whom the certificate names.
+        server_id: u32,
+        /// Whether this node dialled.
+        dialed: bool,
+    },
+    /// A link is gone.
+    LinkDown(LinkId),
+    /// A message on a link's control stream.
+    Message(LinkId, PeerMessage),
+    /// A group of a feed. The driver reads the next but few of that link only after
+    /// [`Output::GroupTaken`].
+    FeedGroup {
+        /// The link.
+        link: LinkId,
+        /// The subscription it belongs to.
+        subscription: u64,
+        /// The bytes of the write sets.
+        write_sets: Vec<Bytes>,
+    },
+    /// The log is synced up to here.
+    Durable(LogPosition),
+    /// A write or sync of the log failed.
+    StorageFailed(String),
+    /// Some time has passed; expected every 100 ms or so.
+    Tick,
+}
+
+/// What a replica wants done.
+#[derive(Debug)]
+pub enum Output {
+    /// Answer a request.
+    Answer(RequestTag, Result<Response, Refusal>),
+    /// Send on a link's control stream.
+    Send(LinkId, PeerMessage),
+    /// From now on serve this feed on the link, in place of any other.
+    Serve(LinkId, Feed),
+    /// One group of the link's feed was taken in.
+    GroupTaken(LinkId),
+    /// Close the link.
+    CloseLink(LinkId, String),
+    /// Tell the operator.
+    Event(Event),
+}
+
+/// One node's state machine over its storage.
+#[derive(Debug)]
+pub struct Replica<S> {
+    config: ReplicaConfig,
+    storage: S,
+    // What is staged adds up to; always at least what `durable` says.
+    frontier: Frontier,
+    durable: Durable,
+    clock: HlcClock,
+    epoch: Option<Epoch>,
+    epochs_drawn: u64,
+    catalog: Arc<Catalog>,
+    sessions: BTreeMap<LinkId, Session>,
+    plan: FeedPlan,
+    paused: BTreeSet<Origin>,
+    cut: BTreeSet<u32>,
+    gossip: Gossip,
+    failed: Option<String>,
+    counters: CountersView,
+    outputs: VecDeque<(LogPosition, Output)>,
+}
+
+/// What a power cut would leave.
+#[derive(Debug, Default)]
+struct Durable {
+    position: LogPosition,
+    applied: AppliedSet,
+    /// The digest of `applied`; unknown while more is staged.
+    digest: Option<u128>,
+    /// What is staged beyond it, in order.
+    staged: VecDeque<(LogPosition, Dot)>,
+}
+
+/// When heartbeats are due.
+#[derive(Debug, Default)]
+struct Gossip {
+    sent_ms: u64,
+    changed: bool,
+    /// Do not wait to share it: a new origin, or a link.
+    at_once: bool,
+}
+
+impl<S: Storage> Replica<S> {
+    /// A replica over what its storage recovered. `frontier` is what that adds up to, all of it durable.
+    ///
+    /// # Errors
+    /// When the system keyspace cannot be read.
+    pub fn open(config: ReplicaConfig, mut storage: S, frontier: Frontier, now: Now) -> Result<Self, StorageError> {
+        let mut clock = HlcClock::default();
+        let _ = clock.observe(frontier.hlc, now.wall_ms, config.timings.hlc_ahead_max_ms);
+        let durable = Durable {
+            position: storage.staged_end(),
+            applied: frontier.heads.applied().clone(),
+            digest: Some(frontier.digest.total()),
+            staged: VecDeque::new(),
+        };
+        let catalog = Arc::new(Catalog::load(&storage.keyspace_records(KeyspaceId::SYSTEM)?));
+        Ok(Self {
+            config,
+            storage,
+            frontier,
+            durable,
+            clock,
+            epoch: None,
+            epochs_drawn: 0,
+            catalog,
+            sessions: BTreeMap::new(),
+            plan: FeedPlan::default(),
+            paused: BTreeSet::new(),
+            cut: BTreeSet::new(),
+            gossip: Gossip::default(),
+            failed: None,
+            counters: CountersView::default(),
+            outputs: VecDeque::new(),
+        })
+    }
+
+    /// Takes one event. What is to be done about it comes out of [`Replica::poll_output`].
+    pub fn handle(&mut self, input: Input, now: Now) {
+        match input {
+            Input::Found(key) => self.found(key, now),
+            Input::Write(tag, request) => {
+                let result = self.write(request, now);
+                self.answer(tag, result.map(Response::Written));
+            }
+            Input::CreateKeyspace(tag, name, kind) => {
+                let result = self.create_keyspace(name, kind, now);
+                self.answer(tag, result.map(Response::Written));
+            }
+            Input::Status(tag) => {
+                let status = self.status(now);
+                self.answer(tag, Ok(Response::Status(Box::new(status))));
+            }
+            Input::CutLink(tag, server_id) => self.cut_link(tag, server_id),
+            Input::HealLink(tag, server_id) => self.heal_link(tag, server_id),
+            Input::LinkUp { link, server_id, dialed } => self.link_up(link, server_id, dialed),
+            Input::LinkDown(link) => self.link_down(link, now),
+            Input::Message(link, message) => self.message(link, message, now),
+            Input::FeedGroup {
+                link,
+                subscription,
+                write_sets,
+            } => self.feed_group(link, subscription, write_sets, now),
+            Input::Durable(position) => self.synced(position),
+            Input::StorageFailed(reason) => self.fail(reason),
+            Input::Tick => self.replan(now),
+        }
+        self.gossip(now);
+        debug_assert_eq!(self.validate(), Ok(()));
+    }
+
+    /// The next thing to do, of those that need no more of the log than `durable` to be synced.
+    pub fn poll_output(&mut self, durable: LogPosition) -> Option<Output> {
+        match self.outputs.front() {
+            Some((needs, _)) if *needs <= durable || seeded_bug("send-before-durable") => {
+                self.outputs.pop_front().map(|(_, output)| output)
+            }
+            _ => None,
+        }
+    }
+
+    /// The storage, to be synced by the driver.
+    pub fn storage(&self) -> &S {
+        &self.storage
+    }
+
+    /// The storage, to be synced by the driver.
+    pub fn storage_mut(&mut self) -> &mut S {
+        &mut self.storage
+    }
+
+    /// What is staged adds up to.
+    pub fn frontier(&self) -> &Frontier {
+        &self.frontier
+    }
+
+    /// What is durably applied.
+    pub fn durable_applied(&self) -> &AppliedSet {
+        &self.durable.applied
+    }
+
+    /// What the system keyspace says, as staged. A new value each time it changes.
+    pub fn catalog(&self) -> &Arc<Catalog> {
+        &self.catalog
+    }
+
+    /// The other members this node should have a link to.
+    pub fn members_to_link(&self) -> impl Iterator<Item = &Member> {
+        self.catalog
+            .members()
+            .filter(|member| member.server_id != self.config.server_id && !self.cut.contains(&member.server_id))
+    }
+
+    /// Whether an operator took the link to a member down.
+    pub fn is_cut(&self, server_id: u32) -> bool {
+        self.cut.contains(&server_id)
+    }
+
+    /// The log positions that linked members durably include all of, for the removal of segments:
+    /// whether every member is known to have applied `applied`.
+    pub fn all_members_have(&self, applied: &AppliedSet) -> bool {
+        self.members_to_link().all(|member| {
+            self.sessions
+                .values()
+                .any(|s| s.server_id == member.server_id && s.heartbeat.as_ref().is_some_and(|h| h.applied.includes_all(applied)))
+        }) && self.cut.is_empty()
+    }
+
+    /// Why local writes are refused now, if they are.
+    pub fn writes_refused(&self) -> Option<Refusal> {
+        if let Some(reason) = &self.failed {
+            return Some(Refusal::StorageFailed(reason.clone()));
+        }
+        self.catalog.cluster_keys().sealing().is_none().then_some(Refusal::NotJoined)
+    }
+
+    fn status(&self, now: Now) -> StatusView {
+        StatusView {
+            cluster_id: self.config.cluster_id.to_string(),
+            server_id: self.config.server_id,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            writes_refused: self.writes_refused().map(|refusal| refusal.to_string()),
+            applied: self.durable.applied.iter().collect(),
+            digest: self.durable.digest.map_or_else(String::new, |digest| format!("{digest:032x}")),
+            peers: self.peer_views(now),
+            counters: self.counters.clone(),
+        }
+    }
+
+    /// Appends a write set to the log and applies it: the one way in.
+    fn commit(&mut self, write_set: &WriteSet, bytes: &Bytes) -> Result<ApplySummary, StorageError> {
+        let end = self.storage.append(bytes, &self.frontier.heads)?;
+        let summary = self.frontier.apply(&mut self.storage, write_set, bytes)?;
+        self.durable.staged.push_back((end, write_set.dot));
+        self.durable.digest = None;
+        self.counters.conflicts += summary.conflicts as u64;
+        self.counters.log_bytes += bytes.len() as u64;
+        if summary.system_changed {
+            self.catalog = Arc::new(Catalog::load(&self.storage.keyspace_records(KeyspaceId::SYSTEM)?));
+        }
+        Ok(summary)
+    }
+
+    /// Commits a peer's write set, all of whose dependencies are applied.
+    fn commit_remote(&mut self, write_set: &WriteSet, bytes: &Bytes, now: Now) -> Result<(), StorageError> {
+        match self.clock.observe(write_set.hlc, now.wall_ms, self.config.timings.hlc_ahead_max_ms) {
+            Observed::Merged => {}
+            Observed::TooFarAhead { ahead_ms } => self.event(Event::StampAhead {
+                dot: write_set.dot,
+                hlc: write_set.hlc,
+                ahead_ms,
+            }),
+        }
+        if let Dependencies::Whole { .. } = write_set.dependencies {
+            self.gossip.at_once = true;
+        }
+        let _ = self.commit(write_set, bytes)?;
+        self.counters.received += 1;
+        if let Some(epoch) = &mut self.epoch {
+            epoch.note_applied(write_set.dot);
+        }
+        Ok(())
+    }
+
+    fn synced(&mut self, position: LogPosition) {
+        self.durable.position = self.durable.position.max(position);
+        while let Some((_, dot)) = self.durable.staged.pop_front_if(|(end, _)| *end <= position) {
+            self.gossip.at_once |= dot.seq == 1;
+            self.gossip.changed = true;
+            self.durable.applied.add(dot);
+        }
+        if self.durable.staged.is_empty() {
+            self.durable.digest = Some(self.frontier.digest.total());
+        }
+        self.counters.syncs += 1;
+    }
+
+    /// Stops writing for good. Whether what was staged survives is unknown, and whoever waits for
+    /// it is told so; nothing of it may leave.
+    fn fail(&mut self, reason: String) {
+        if self.failed.is_some() {
+            return;
+        }
+        for (needs, output) in std::mem::take(&mut self.outputs) {
+            match output {
+                output if needs <= self.durable.position => self.outputs.push_back((needs, output)),
+                Output::Answer(tag, _) => {
+                    let refusal = Refusal::StorageFailed(reason.clone());
+                    self.outputs.push_back((LogPosition::default(), Output::Answer(tag, Err(refusal))));
+                }
+                Output::Event(event) => self.outputs.push_back((LogPosition::default(), Output::Event(event))),
+                _ => {}
+            }
+        }
+        self.failed = Some(reason.clone());
+        self.event(Event::StorageFailed { reason });
+        let links: Vec<LinkId> = self.sessions.keys().copied().collect();
+        for link in links {
+            self.output(Output::CloseLink(link, "storage failed".to_owned()));
+        }
+    }
+
+    fn answer(&mut self, tag: RequestTag, result: Result<Response, Refusal>) {
+        let needs = match self.config.durability {
+            Durability::Interval => LogPosition::default(),
+            Durability::Sync => self.position_needed(),
+        };
+        self.outputs.push_back((needs, Output::Answer(tag, result)));
+    }
+
+    fn event(&mut self, event: Event) {
+        self.output(Output::Event(event));
+    }
+
+    fn output(&mut self, output: Output) {
+        let needs = self.position_needed();
+        self.outputs.push_back((needs, output));
+    }
+
+    /// Whatever leaves now may speak of all that is staged.
+    fn position_needed(&self) -> LogPosition {
+        match self.failed {
+            None => self.storage.staged_end(),
+            Some(_) => LogPosition::default(),
+        }
+    }
+
+    /// What must hold between events; checked after each one in debug builds.
+    fn validate(&self) -> Result<(), &'static str> {
+        let applied = self.frontier.heads.applied();
+        if !applied.includes_all(&self.durable.applied) {
+            return Err("durable is ahead of staged");
+        }
+        if self.failed.is_none() && self.durable.staged.is_empty() && *applied != self.durable.applied {
+            return Err("nothing is staged, and yet durable is behind");
+        }
+        if self
+            .epoch
+            .as_ref()
+            .is_some_and(|epoch| epoch.origin.server_id != self.config.server_id)
+        {
+            return Err("the open epoch is not one's own");
+        }
+        Ok(())
+    }
+}

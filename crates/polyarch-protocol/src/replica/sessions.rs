@@ -1,0 +1,493 @@
+//! The peers' half: handshake, heartbeats, subscriptions, and what comes in on feeds.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use polyarch_crdt::{AppliedSet, Origin, seeded_bug};
+
+use super::{LinkId, Now, Output, Replica, RequestTag};
+use crate::client::{PeerView, Refusal, Response};
+use crate::event::Event;
+use crate::feed::Feed;
+use crate::peer::{Heartbeat, Hello, PeerMessage, Refuse, RefuseReason, Subscribe};
+use crate::plan::{Peer, Sight};
+use crate::storage::Storage;
+use crate::waiting::{Waiting, WaitingWriteSet, is_due};
+use crate::write_set::WriteSet;
+
+/// One link, from its handshake to its loss.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) server_id: u32,
+    dialed: bool,
+    /// The peer's boot id once it said hello and was accepted.
+    established: Option<u128>,
+    pub(super) heartbeat: Option<Heartbeat>,
+    /// What the peer had when the link came up: with that applied, this node has caught up.
+    first_applied: Option<AppliedSet>,
+    clock_offset_ms: Option<i64>,
+    /// With equal applied-sets: whether the digests were equal.
+    equal: Option<bool>,
+    subscription: u64,
+    subscribed: BTreeSet<Origin>,
+    /// Origins that this peer cannot feed us.
+    refused: BTreeSet<Origin>,
+    waiting: Waiting,
+    /// Groups whose [`Output::GroupTaken`] is held back while too much waits.
+    owed: usize,
+}
+
+impl Session {
+    fn new(server_id: u32, dialed: bool) -> Self {
+        Self {
+            server_id,
+            dialed,
+            established: None,
+            heartbeat: None,
+            first_applied: None,
+            clock_offset_ms: None,
+            equal: None,
+            subscription: 0,
+            subscribed: BTreeSet::new(),
+            refused: BTreeSet::new(),
+            waiting: Waiting::default(),
+            owed: 0,
+        }
+    }
+}
+
+impl<S: Storage> Replica<S> {
+    pub(super) fn link_up(&mut self, link: LinkId, server_id: u32, dialed: bool) {
+        self.sessions.insert(link, Session::new(server_id, dialed));
+        let hello = Hello {
+            cluster_id: Some(self.config.cluster_id),
+            server_id: self.config.server_id,
+            boot_id: self.config.boot_id,
+        };
+        self.output(Output::Send(link, PeerMessage::Hello(hello)));
+    }
+
+    pub(super) fn link_down(&mut self, link: LinkId, now: Now) {
+        let Some(session) = self.sessions.remove(&link) else { return };
+        if session.established.is_some() && !self.is_linked(session.server_id) {
+            self.event(Event::Unlinked {
+                server_id: session.server_id,
+            });
+        }
+        self.gossip.changed = true;
+        self.replan(now);
+    }
+
+    pub(super) fn message(&mut self, link: LinkId, message: PeerMessage, now: Now) {
+        let Some(session) = self.sessions.get(&link) else { return };
+        match message {
+            PeerMessage::Hello(hello) => self.hello(link, &hello),
+            _ if session.established.is_none() => self.close(link, "a message came before the hello"),
+            PeerMessage::Heartbeat(heartbeat) => self.heartbeat(link, heartbeat, now),
+            PeerMessage::Subscribe(subscribe) => self.output(Output::Serve(link, Feed::new(subscribe))),
+            PeerMessage::Refuse(refuse) => self.refused(link, &refuse, now),
+        }
+    }
+
+    fn hello(&mut self, link: LinkId, hello: &Hello) {
+        let Some(session) = self.sessions.get_mut(&link) else { return };
+        let (server_id, own_id) = (session.server_id, self.config.server_id);
+        let reason = match hello.cluster_id {
+            // A node about to join only wants to learn the cluster's id.
+            None => return,
+            _ if session.established.is_some() => "a second hello".to_owned(),
+            Some(theirs) if theirs != self.config.cluster_id => {
+                format!("it belongs to cluster {theirs}, this node to {}", self.config.cluster_id)
+            }
+            _ if hello.server_id != server_id => format!("its certificate says {server_id}, its hello {}", hello.server_id),
+            _ if server_id == own_id => "it has this node's own server id; stop one of the two".to_owned(),
+            _ if self.cut.contains(&server_id) => "the link is cut by an operator".to_owned(),
+            Some(_) => {
+                session.established = Some(hello.boot_id);
+                self.establish(link, server_id);
+                return;
+            }
+        };
+        if !self.cut.contains(&server_id) {
+            self.event(Event::Refused {
+                server_id,
+                reason: reason.clone(),
+            });
+        }
+        self.close(link, &reason);
+    }
+
+    fn establish(&mut self, link: LinkId, server_id: u32) {
+        let others = self
+            .sessions
+            .iter()
+            .filter(|(id, s)| **id != link && s.server_id == server_id && s.established.is_some());
+        let others: Vec<LinkId> = others.map(|(id, _)| *id).collect();
+        if others.is_empty() {
+            self.event(Event::Linked { server_id });
+        }
+        for other in others {
+            let loser = if self.outranks(link, other) { other } else { link };
+            self.close(loser, "another link to the same member is kept");
+        }
+        if self.sessions.get(&link).is_some_and(|s| s.established.is_some()) {
+            self.send_heartbeat(link);
+        }
+        self.gossip.changed = true;
+    }
+
+    /// Which of two links to one member is kept, the same on both sides: that of its running
+    /// process, then the one that the smaller server id dialled, then the newer.
+    fn outranks(&self, newer: LinkId, older: LinkId) -> bool {
+        let (new, old) = (&self.sessions[&newer], &self.sessions[&older]);
+        let by_smaller = |session: &Session| session.dialed == (self.config.server_id < session.server_id);
+        new.established != old.established || by_smaller(new) || !by_smaller(old)
+    }
+
+    fn close(&mut self, link: LinkId, reason: &str) {
+        self.sessions.remove(&link);
+        self.output(Output::CloseLink(link, reason.to_owned()));
+    }
+
+    fn heartbeat(&mut self, link: LinkId, heartbeat: Heartbeat, now: Now) {
+        self.close_epoch_if_overtaken(&heartbeat.applied);
+        self.check_digest(link, &heartbeat);
+        self.check_clock(link, &heartbeat, now);
+        let Some(session) = self.sessions.get_mut(&link) else { return };
+        let caught_up = session.first_applied.get_or_insert_with(|| heartbeat.applied.clone());
+        let is_caught_up = self.durable.applied.includes_all(caught_up);
+        session.heartbeat = Some(heartbeat);
+        self.replan(now);
+        if is_caught_up {
+            self.announce_member(now);
+        }
+    }
+
+    fn check_digest(&mut self, link: LinkId, heartbeat: &Heartbeat) {
+        let comparable = heartbeat.applied == self.durable.applied;
+        let digests = (self.durable.digest, heartbeat.digest);
+        let Some(session) = self.sessions.get_mut(&link) else { return };
+        let (before, server_id) = (session.equal, session.server_id);
+        session.equal = match digests {
+            (Some(ours), Some(theirs)) if comparable => Some(ours == theirs),
+            _ => None,
+        };
+        if let ((Some(ours), Some(theirs)), Some(false)) = (digests, session.equal)
+            && before != Some(false)
+        {
+            self.event(Event::DigestMismatch { server_id, ours, theirs });
+        }
+    }
+
+    fn check_clock(&mut self, link: LinkId, heartbeat: &Heartbeat, now: Now) {
+        let max = self.config.timings.clock_offset_max_ms;
+        let offset_ms = i64::try_from(i128::from(heartbeat.clock_ms) - i128::from(now.wall_ms)).unwrap_or(i64::MAX);
+        let Some(session) = self.sessions.get_mut(&link) else { return };
+        let was_off = session.clock_offset_ms.is_some_and(|before| before.unsigned_abs() > max);
+        session.clock_offset_ms = Some(offset_ms);
+        let server_id = session.server_id;
+        if offset_ms.unsigned_abs() > max && !was_off {
+            self.event(Event::ClockOffset { server_id, offset_ms });
+        }
+    }
+
+    fn refused(&mut self, link: LinkId, refuse: &Refuse, now: Now) {
+        let Some(session) = self.sessions.get_mut(&link) else { return };
+        let server_id = session.server_id;
+        if refuse.subscription != session.subscription || !session.subscribed.remove(&refuse.origin) {
+            return;
+        }
+        session.refused.insert(refuse.origin);
+        match refuse.reason {
+            RefuseReason::Fork(dot) => {
+                self.paused.insert(refuse.origin);
+                self.event(Event::Fork { dot, server_id });
+            }
+            RefuseReason::LogRemoved | RefuseReason::LogUnreadable => self.event(Event::NotFed {
+                origin: refuse.origin,
+                server_id,
+            }),
+        }
+        self.replan(now);
+    }
+
+    /// Chooses feeds anew and subscribes where the choice changed.
+    pub(super) fn replan(&mut self, now: Now) {
+        let applied = self.frontier.heads.applied();
+        let mut unfed = self.paused.clone();
+        unfed.extend(self.epoch.as_ref().map(|epoch| epoch.origin));
+        let sights: Vec<(LinkId, u32, AppliedSet)> = self
+            .established()
+            .filter_map(|(link, session)| {
+                let heartbeat = session.heartbeat.as_ref()?;
+                let feedable = heartbeat
+                    .applied
+                    .iter()
+                    .filter(|dot| !session.refused.contains(&dot.origin))
+                    .collect();
+                Some((link, session.server_id, feedable))
+            })
+            .collect();
+        let peers: Vec<Peer<'_>> = sights
+            .iter()
+            .map(|(link, server_id, applied)| Peer {
+                link: *link,
+                server_id: *server_id,
+                applied,
+            })
+            .collect();
+        let stall_ms = self.config.timings.feeds.feed_stall_ms;
+        let awaited: Vec<(Origin, LinkId)> = match now.mono_ms.checked_sub(stall_ms) {
+            Some(since) => self
+                .sessions
+                .iter()
+                .flat_map(|(link, s)| s.waiting.awaited(applied, since).map(|o| (o, *link)))
+                .collect(),
+            None => Vec::new(),
+        };
+        let sight = Sight {
+            applied,
+            unfed: &unfed,
+            peers: &peers,
+            awaited: &awaited,
+            now_ms: now.mono_ms,
+        };
+        let mut wishes = self.plan.update(&sight, &self.config.timings.feeds);
+        let links: Vec<LinkId> = peers.iter().map(|peer| peer.link).collect();
+        for link in links {
+            let wanted = wishes.origins.remove(&link).unwrap_or_default();
+            if self.sessions.get(&link).is_some_and(|s| s.subscribed != wanted) || wishes.restart.contains(&link) {
+                self.subscribe(link, wanted);
+            }
+        }
+    }
+
+    fn subscribe(&mut self, link: LinkId, wanted: BTreeSet<Origin>) {
+        let Some(session) = self.sessions.get_mut(&link) else { return };
+        session.subscription += 1;
+        // The new stream begins at the applied-set, so whatever waited comes again.
+        session.waiting = Waiting::default();
+        let owed = std::mem::take(&mut session.owed);
+        let subscription = session.subscription;
+        session.subscribed.clone_from(&wanted);
+        let origins = wanted
+            .into_iter()
+            .map(|origin| (origin, self.frontier.heads.head(origin)))
+            .collect();
+        self.output(Output::Send(link, PeerMessage::Subscribe(Subscribe { subscription, origins })));
+        (0..owed).for_each(|_| self.output(Output::GroupTaken(link)));
+    }
+
+    pub(super) fn feed_group(&mut self, link: LinkId, subscription: u64, write_sets: Vec<Bytes>, now: Now) {
+        let current = self.sessions.get(&link).is_some_and(|s| s.subscription == subscription);
+        if self.failed.is_some() {
+            return;
+        }
+        if current {
+            for bytes in write_sets {
+                if self.take(link, bytes, now) {
+                    break;
+                }
+            }
+            self.take_waiting(now);
+        }
+        if let Some(session) = self.sessions.get_mut(&link) {
+            session.owed += 1;
+        }
+        self.pay_owed_groups();
+    }
+
+    /// Takes one write set off a feed: skips it, applies it, or lets it wait. Says whether the rest
+    /// of the group is void.
+    fn take(&mut self, link: LinkId, bytes: Bytes, now: Now) -> bool {
+        let write_set = match WriteSet::peek_dot(&bytes) {
+            Ok(dot) if self.frontier.heads.applied().includes(dot) => {
+                self.counters.skipped += 1;
+                return false;
+            }
+            Ok(dot) if seeded_bug("drop-by-origin") && dot.origin.server_id == self.config.server_id => return false,
+            Ok(dot) if self.paused.contains(&dot.origin) => return false,
+            Ok(dot) => match WriteSet::decode(&bytes) {
+                Ok(write_set) => write_set,
+                Err(error) => return self.poison(dot.origin, error.to_string(), now),
+            },
+            Err(error) => {
+                self.close(link, &error.to_string());
+                return true;
+            }
+        };
+        let Some(session) = self.sessions.get_mut(&link) else { return true };
+        let applied = self.frontier.heads.applied();
+        let dot = write_set.dot;
+        let last = session.waiting.last_seq(dot.origin).unwrap_or_else(|| applied.seq(dot.origin));
+        if !session.subscribed.contains(&dot.origin) || dot.seq <= last {
+            self.counters.skipped += 1;
+            return false;
+        }
+        if dot.seq != last + 1 {
+            self.close(link, "its feed has a gap");
+            self.replan(now);
+            return true;
+        }
+        if session.waiting.last_seq(dot.origin).is_none() && is_due(&write_set, applied) {
+            let result = self.commit_remote(&write_set, &bytes, now);
+            return self.fail_on(result);
+        }
+        session.waiting.push(WaitingWriteSet {
+            write_set,
+            bytes,
+            since_ms: now.mono_ms,
+        });
+        false
+    }
+
+    /// Stops an origin's feed; the others go on.
+    fn poison(&mut self, origin: Origin, reason: String, now: Now) -> bool {
+        self.paused.insert(origin);
+        self.event(Event::Poisoned { origin, reason });
+        self.replan(now);
+        true
+    }
+
+    /// Applies whatever waits on any link and no longer has to.
+    fn take_waiting(&mut self, now: Now) {
+        loop {
+            let applied = self.frontier.heads.applied();
+            let Some(due) = self
+                .sessions
+                .values_mut()
+                .filter(|s| !s.waiting.is_empty())
+                .find_map(|s| s.waiting.pop_due(applied))
+            else {
+                return;
+            };
+            let result = self.commit_remote(&due.write_set, &due.bytes, now);
+            if self.fail_on(result) {
+                return;
+            }
+        }
+    }
+
+    fn pay_owed_groups(&mut self) {
+        let max = self.config.limits.feed_waiting_bytes_max;
+        let mut taken = Vec::new();
+        for (link, session) in &mut self.sessions {
+            if session.waiting.bytes() <= max {
+                taken.extend(std::iter::repeat_n(*link, std::mem::take(&mut session.owed)));
+            }
+        }
+        taken.into_iter().for_each(|link| self.output(Output::GroupTaken(link)));
+    }
+
+    /// Sends heartbeats that are due.
+    pub(super) fn gossip(&mut self, now: Now) {
+        let waited_ms = now.mono_ms.saturating_sub(self.gossip.sent_ms);
+        let timings = &self.config.timings;
+        let changed = self.gossip.changed && waited_ms >= timings.gossip_coalesce_ms;
+        if self.failed.is_some() || !(self.gossip.at_once || changed || waited_ms >= timings.gossip_interval_ms) {
+            return;
+        }
+        self.gossip = super::Gossip {
+            sent_ms: now.mono_ms,
+            ..Default::default()
+        };
+        let heartbeat = self.own_heartbeat(now);
+        let links: Vec<LinkId> = self.established().map(|(link, _)| link).collect();
+        for link in links {
+            self.output(Output::Send(link, PeerMessage::Heartbeat(heartbeat.clone())));
+        }
+    }
+
+    /// The first heartbeat of a link goes at once, with all others.
+    fn send_heartbeat(&mut self, _link: LinkId) {
+        self.gossip.at_once = true;
+    }
+
+    fn own_heartbeat(&self, now: Now) -> Heartbeat {
+        let mut linked: Vec<u32> = self.established().map(|(_, s)| s.server_id).collect();
+        linked.sort_unstable();
+        linked.dedup();
+        Heartbeat {
+            applied: self.durable.applied.clone(),
+            digest: self.durable.digest,
+            clock_ms: now.wall_ms,
+            linked,
+            paused: self.paused.iter().copied().collect(),
+        }
+    }
+
+    fn established(&self) -> impl Iterator<Item = (LinkId, &Session)> {
+        self.sessions
+            .iter()
+            .filter(|(_, s)| s.established.is_some())
+            .map(|(link, s)| (*link, s))
+    }
+
+    fn is_linked(&self, server_id: u32) -> bool {
+        self.established().any(|(_, s)| s.server_id == server_id)
+    }
+
+    pub(super) fn cut_link(&mut self, tag: RequestTag, server_id: u32) {
+        if let Some(refusal) = self.unknown_member(server_id) {
+            return self.answer(tag, Err(refusal));
+        }
+        self.cut.insert(server_id);
+        let links: Vec<LinkId> = self
+            .sessions
+            .iter()
+            .filter(|(_, s)| s.server_id == server_id)
+            .map(|(link, _)| *link)
+            .collect();
+        let was_linked = self.is_linked(server_id);
+        links
+            .into_iter()
+            .for_each(|link| self.close(link, "the link is cut by an operator"));
+        if was_linked {
+            self.event(Event::Unlinked { server_id });
+        }
+        self.gossip.changed = true;
+        self.answer(tag, Ok(Response::Done));
+    }
+
+    pub(super) fn heal_link(&mut self, tag: RequestTag, server_id: u32) {
+        if let Some(refusal) = self.unknown_member(server_id) {
+            return self.answer(tag, Err(refusal));
+        }
+        self.cut.remove(&server_id);
+        self.answer(tag, Ok(Response::Done));
+    }
+
+    fn unknown_member(&self, server_id: u32) -> Option<Refusal> {
+        let known = server_id != self.config.server_id && self.catalog.member(server_id).is_some();
+        (!known).then_some(Refusal::UnknownMember(server_id))
+    }
+
+    pub(super) fn peer_views(&self, _now: Now) -> Vec<PeerView> {
+        let others = self.catalog.members().filter(|member| member.server_id != self.config.server_id);
+        others.map(|member| self.peer_view(member)).collect()
+    }
+
+    fn peer_view(&self, member: &crate::catalog::Member) -> PeerView {
+        let session = self.established().map(|(_, s)| s).find(|s| s.server_id == member.server_id);
+        let theirs = session.and_then(|s| s.heartbeat.as_ref()).map(|h| &h.applied);
+        let ours = &self.durable.applied;
+        PeerView {
+            server_id: member.server_id,
+            addresses: member.addresses.clone(),
+            linked: session.is_some(),
+            cut: self.cut.contains(&member.server_id),
+            behind: theirs.map_or(0, |theirs| missing(ours, theirs)),
+            ahead: theirs.map_or(0, |theirs| missing(theirs, ours)),
+            equal: session.and_then(|s| s.equal).filter(|_| theirs == Some(ours)),
+            clock_offset_ms: session.and_then(|s| s.clock_offset_ms),
+        }
+    }
+}
+
+/// How many write sets of `wanted` are not in `held`.
+fn missing(held: &AppliedSet, wanted: &AppliedSet) -> u64 {
+    wanted
+        .iter()
+        .map(|dot| dot.seq.saturating_sub(held.seq(dot.origin)))
+        .fold(0, u64::saturating_add)
+}

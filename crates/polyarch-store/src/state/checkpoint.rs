@@ -1,0 +1,98 @@
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use polyarch_protocol::{Frontier, LogPosition, RecordKey};
+use serde::{Deserialize, Serialize};
+
+use super::StateError;
+
+/// The layout of an encoded checkpoint.
+const VERSION: u8 = 1;
+
+/// What a state knows about itself: how far it is, and which of its records await a clean-up.
+///
+/// On disk: version (1), then in postcard the position, the frontier, and the keys in
+/// [`Checkpoint::absorbing`] as byte strings.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Replay goes on from here: all that lies before is in the records.
+    pub position: LogPosition,
+    /// The frontier there: applied-set, chain heads, digest, greatest stamp.
+    pub frontier: Frontier,
+    /// The records that hold absorb entries. Without this index an entry of a record that nobody
+    /// writes again would stay for ever.
+    pub absorbing: BTreeSet<RecordKey>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct CheckpointV1 {
+    position: LogPosition,
+    frontier: Frontier,
+    absorbing: Vec<Bytes>,
+}
+
+impl Checkpoint {
+    /// The bytes that a backend keeps.
+    pub fn encode(&self) -> Vec<u8> {
+        let body = CheckpointV1 {
+            position: self.position,
+            frontier: self.frontier.clone(),
+            absorbing: self.absorbing.iter().map(|key| Bytes::copy_from_slice(key.as_bytes())).collect(),
+        };
+        postcard::to_extend(&body, vec![VERSION]).expect("a Vec takes all that is written")
+    }
+
+    /// Reads what [`Checkpoint::encode`] wrote.
+    ///
+    /// # Errors
+    /// When the bytes are of a newer version, or no checkpoint.
+    pub fn decode(bytes: &[u8]) -> Result<Self, StateError> {
+        let damaged = |what: &str| StateError::Damaged(format!("its checkpoint {what}"));
+        let body: CheckpointV1 = match bytes {
+            [VERSION, body @ ..] => match postcard::take_from_bytes(body) {
+                Ok((body, [])) => body,
+                _ => return Err(damaged("does not decode")),
+            },
+            [version, ..] => return Err(StateError::Version(*version)),
+            [] => return Err(damaged("is empty")),
+        };
+        if !body.frontier.digest.is_consistent() {
+            return Err(damaged("holds a digest whose sums do not fit together"));
+        }
+        let absorbing = body.absorbing.into_iter().map(RecordKey::from_bytes).collect::<Option<_>>();
+        Ok(Self {
+            position: body.position,
+            frontier: body.frontier,
+            absorbing: absorbing.ok_or_else(|| damaged("names a key that is too short"))?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use polyarch_protocol::KeyspaceId;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_decodes_as_itself() {
+        let mut checkpoint = Checkpoint {
+            position: LogPosition { segment: 7, offset: 4_711 },
+            ..Checkpoint::default()
+        };
+        checkpoint.absorbing.insert(RecordKey::new(KeyspaceId::SYSTEM, b"k"));
+        assert_eq!(Checkpoint::decode(&checkpoint.encode()).unwrap(), checkpoint);
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_that_are_no_checkpoint_are_an_error(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), cut in 0usize..100) {
+            let _ = Checkpoint::decode(&bytes);
+            bytes.insert(0, VERSION);
+            let _ = Checkpoint::decode(&bytes);
+            let whole = Checkpoint::default().encode();
+            prop_assert!(Checkpoint::decode(&whole[..whole.len() - 1 - cut]).is_err());
+        }
+    }
+}

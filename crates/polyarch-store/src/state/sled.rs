@@ -1,0 +1,269 @@
+//! The state in sled 1.0.0-alpha.124.
+//!
+//! Layout: one tree. A record's key is `r` and the bytes of its [`RecordKey`], its value a version
+//! byte (1) and the record in postcard; the checkpoint's metadata is under the key `m`, with the
+//! records, so that both come and go in one.
+//!
+//! What one has to know about this sled, read from its source and tried:
+//!
+//! - All that is written between two flushes becomes durable together: a flush ends with one frame
+//!   in its metadata log, and nothing is evicted to disk before. So a batch is given to it in parts,
+//!   which keeps readers from waiting on the locks of one great batch, and is atomic all the same,
+//!   *as long as nobody else flushes*. Hence the next point.
+//! - With `flush_every_ms(None)` every drop of a handle flushes, iterators included: each scan by a
+//!   reader would sync the half-written batch of a checkpoint. With a period that never ends none
+//!   does.
+//! - Handles can be sent to other threads but not shared, so they are lent from a pool.
+//! - A failed flush may have marked what it did not write as clean: after an error nothing is
+//!   written any more. Nor are the handles then dropped, since the last one flushes, and aborts
+//!   the process when that fails.
+//! - Its own comments name a deadlock between node merges and batches. Batches merge nothing, and
+//!   [`Tree::remove`](sled::Tree::remove), which does, is not called.
+
+use std::mem;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use polyarch_crdt::Record;
+use polyarch_protocol::RecordKey;
+use sled::{Batch, InlineArray};
+
+use super::directory::{caught, suspect};
+use super::{BatchEntry, Checkpoint, ScanRange, StateError, StateStore};
+
+/// Entries in a leaf: small enough that a changed record does not rewrite much.
+const LEAF_FANOUT: usize = 128;
+/// Records given to sled at once; their leaves are locked against readers meanwhile.
+const PART_RECORDS: usize = 256;
+/// A period of flushes that does not end; see the module's documentation.
+const NEVER_MS: usize = usize::MAX;
+const RECORD_PREFIX: u8 = b'r';
+const RECORD_VERSION: u8 = 1;
+const METADATA_KEY: &[u8] = b"m";
+
+/// How sled is set up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SledConfig {
+    /// Bytes of records that sled keeps in memory. Default 128 MiB.
+    pub cache_bytes: usize,
+    /// How long an open may take before it counts as hung. Default 60 s: sled runs `sync` first,
+    /// which waits for all dirty pages of the machine.
+    pub open_timeout: Duration,
+}
+
+impl Default for SledConfig {
+    fn default() -> Self {
+        Self {
+            cache_bytes: 128 << 20,
+            open_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+type Tree = sled::Tree<LEAF_FANOUT>;
+
+/// A [`StateStore`] in sled.
+pub struct SledState {
+    dir: PathBuf,
+    // Taken by the drop alone.
+    handles: Option<Handles>,
+    // A write failed, or something panicked: see the module's documentation.
+    stopped: AtomicBool,
+    panicked: AtomicBool,
+}
+
+struct Handles {
+    db: Mutex<sled::Db<LEAF_FANOUT>>,
+    idle: Mutex<Vec<Tree>>,
+}
+
+impl SledState {
+    /// Opens or creates the state in `dir`. May hang or panic on a damaged directory: see
+    /// [`StateDirectory`](super::StateDirectory), which guards against it.
+    ///
+    /// # Errors
+    /// When sled refuses the directory.
+    pub fn open(dir: &Path, config: &SledConfig) -> Result<Self, StateError> {
+        let sled = sled::Config::new()
+            .path(dir)
+            .cache_capacity_bytes(config.cache_bytes)
+            .zstd_compression_level(1)
+            .flush_every_ms(Some(NEVER_MS));
+        let db = sled.open().map_err(StateError::io("opened"))?;
+        Ok(Self {
+            dir: dir.to_path_buf(),
+            handles: Some(Handles {
+                db: Mutex::new(db),
+                idle: Mutex::default(),
+            }),
+            stopped: AtomicBool::new(false),
+            panicked: AtomicBool::new(false),
+        })
+    }
+
+    /// Lends a handle to `work`. A panic ends the use of this state; damage is noted for the next open.
+    fn with_tree<T>(&self, work: impl FnOnce(&Tree) -> Result<T, StateError>) -> Result<T, StateError> {
+        if self.panicked.load(Ordering::Acquire) {
+            return Err(StateError::Panicked("earlier; restart the node".into()));
+        }
+        let handles = self.handles();
+        let idle = handles.idle.lock().pop();
+        let tree = idle.unwrap_or_else(|| Tree::clone(&handles.db.lock()));
+        let result = caught(|| work(&tree));
+        if let Err(StateError::Panicked(what)) = &result {
+            self.give_up(what);
+        }
+        handles.idle.lock().push(tree);
+        match &result {
+            Err(error @ StateError::Damaged(_)) => suspect(&self.dir, &error.to_string()),
+            Err(error @ StateError::Io { source, .. }) if source.kind() == std::io::ErrorKind::InvalidData => {
+                suspect(&self.dir, &error.to_string());
+            }
+            _ => {}
+        }
+        result
+    }
+
+    fn handles(&self) -> &Handles {
+        self.handles.as_ref().expect("only the drop takes them")
+    }
+
+    fn give_up(&self, what: &str) {
+        self.stopped.store(true, Ordering::Release);
+        self.panicked.store(true, Ordering::Release);
+        suspect(&self.dir, &format!("sled panicked: {what}"));
+    }
+
+    /// Writes; after a failure never again.
+    fn write(&self, work: impl FnOnce(&Tree) -> Result<(), StateError>) -> Result<(), StateError> {
+        if self.stopped.load(Ordering::Acquire) {
+            return Err(StateError::Stopped);
+        }
+        let result = self.with_tree(work);
+        if result.is_err() {
+            self.stopped.store(true, Ordering::Release);
+        }
+        result
+    }
+}
+
+impl StateStore for SledState {
+    fn get(&self, key: &RecordKey) -> Result<Option<Record>, StateError> {
+        let value = self.with_tree(|tree| tree.get(record_key(key)).map_err(StateError::io("read")))?;
+        value.map(|value| self.decoded(key, &value)).transpose()
+    }
+
+    fn scan(&self, range: &ScanRange, limit: usize) -> Result<Vec<(RecordKey, Record)>, StateError> {
+        let (start, end) = bounds(range);
+        self.with_tree(|tree| {
+            let mut found = Vec::new();
+            for entry in tree.range::<InlineArray, _>((start, end)).take(limit) {
+                let (key, value) = entry.map_err(StateError::io("read"))?;
+                let Some(key) = key.get(1..).filter(|key| range.reaches(key)) else {
+                    break;
+                };
+                let key = RecordKey::from_bytes(key.to_vec().into())
+                    .ok_or_else(|| StateError::Damaged("a record's key is too short".into()))?;
+                let record = decode_record(&key, &value)?;
+                found.push((key, record));
+            }
+            Ok(found)
+        })
+    }
+
+    fn apply_sorted(&self, batch: Vec<BatchEntry>, checkpoint: &Checkpoint) -> Result<(), StateError> {
+        debug_assert!(batch.windows(2).all(|pair| pair[0].0 < pair[1].0), "a batch is sorted");
+        self.write(|tree| {
+            for part in batch.chunks(PART_RECORDS) {
+                let mut writes = Batch::default();
+                for (key, record) in part {
+                    match record {
+                        Some(record) => writes.insert(record_key(key), encode_record(record)),
+                        None => writes.remove(record_key(key)),
+                    }
+                }
+                tree.apply_batch(writes).map_err(StateError::io("written"))?;
+            }
+            let mut writes = Batch::default();
+            writes.insert(METADATA_KEY, checkpoint.encode());
+            tree.apply_batch(writes).map_err(StateError::io("written"))
+        })
+    }
+
+    fn flush(&self) -> Result<(), StateError> {
+        self.write(|tree| tree.flush().map(drop).map_err(StateError::io("flushed")))
+    }
+
+    fn checkpoint(&self) -> Result<Option<Checkpoint>, StateError> {
+        self.with_tree(|tree| {
+            let value = tree.get(METADATA_KEY).map_err(StateError::io("read"))?;
+            value.map(|value| Checkpoint::decode(&value)).transpose()
+        })
+    }
+
+    fn size(&self) -> Result<u64, StateError> {
+        self.handles().db.lock().size_on_disk().map_err(StateError::io("measured"))
+    }
+}
+
+impl SledState {
+    fn decoded(&self, key: &RecordKey, value: &[u8]) -> Result<Record, StateError> {
+        decode_record(key, value).inspect_err(|error| suspect(&self.dir, &error.to_string()))
+    }
+}
+
+impl Drop for SledState {
+    fn drop(&mut self) {
+        let handles = self.handles.take();
+        if self.stopped.load(Ordering::Acquire) {
+            // The last handle would flush, and abort the process when that fails.
+            mem::forget(handles);
+        } else if let Err(error) = caught(|| Ok(drop(handles))) {
+            tracing::error!(directory = %self.dir.display(), %error, "the state did not close");
+        }
+    }
+}
+
+fn record_key(key: &RecordKey) -> InlineArray {
+    let mut bytes = Vec::with_capacity(1 + key.as_bytes().len());
+    bytes.push(RECORD_PREFIX);
+    bytes.extend_from_slice(key.as_bytes());
+    bytes.into()
+}
+
+fn bounds(range: &ScanRange) -> (Bound<InlineArray>, Bound<InlineArray>) {
+    let start = match range.start() {
+        Bound::Included(key) => Bound::Included(record_key(key)),
+        Bound::Excluded(key) => Bound::Excluded(record_key(key)),
+        Bound::Unbounded => Bound::Included(vec![RECORD_PREFIX].into()),
+    };
+    (start, Bound::Excluded(vec![RECORD_PREFIX + 1].into()))
+}
+
+fn encode_record(record: &Record) -> InlineArray {
+    let bytes = postcard::to_extend(record, vec![RECORD_VERSION]).expect("a Vec takes all that is written");
+    bytes.into()
+}
+
+fn decode_record(key: &RecordKey, value: &[u8]) -> Result<Record, StateError> {
+    let damaged = |what: &str| StateError::Damaged(format!("the record {key:?} {what}"));
+    let record: Record = match value {
+        [RECORD_VERSION, body @ ..] => match postcard::take_from_bytes(body) {
+            Ok((record, [])) => record,
+            _ => return Err(damaged("does not decode")),
+        },
+        [version, ..] => return Err(StateError::Version(*version)),
+        [] => return Err(damaged("is empty")),
+    };
+    record.validate().map_err(damaged)?;
+    Ok(record)
+}
+
+/// Keeps the pool and its owner able to cross threads.
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    shared::<SledState>();
+};
