@@ -115,13 +115,10 @@ impl Record {
         let at = self.field_index(change.path);
         let field = &mut self.fields[at];
         let dropped = field.drop_superseded(change.supersedes);
-        field.note_absorb(
-            change
-                .supersedes
-                .iter()
-                .copied()
-                .filter(|old| *old != dot && !applied.includes(*old)),
-        );
+        if !seeded_bug("no-absorb") {
+            let early = change.supersedes.iter().copied();
+            field.note_absorb(early.filter(|old| *old != dot && !applied.includes(*old)));
+        }
         let absorbed = change.put.is_some() && field.absorb.binary_search(&dot).is_ok();
         let added = match change.put {
             Some(value) if !absorbed => field.insert(Sibling {
@@ -212,17 +209,20 @@ impl Record {
         self.fields.iter().map(|f| f.absorb.len()).sum()
     }
 
-    /// Says what is wrong with a record that came from outside, if anything: order, duplicates, empty fields.
+    /// Says what is wrong with a record that came from outside, if anything: order, duplicates,
+    /// empty fields, a sibling that its own field absorbs.
     pub fn validate(&self) -> Result<(), &'static str> {
         let paths_rise = self.fields.windows(2).all(|pair| pair[0].path < pair[1].path);
         let dots_rise = self
             .fields
             .iter()
             .all(|f| f.siblings.windows(2).all(|pair| pair[0].dot < pair[1].dot) && f.absorb.windows(2).all(|pair| pair[0] < pair[1]));
-        match (paths_rise, dots_rise, self.fields.iter().any(Field::is_empty)) {
-            (false, _, _) => Err("fields are not in order"),
-            (_, false, _) => Err("siblings or absorb entries are not in order"),
-            (_, _, true) => Err("a field is empty"),
+        let shows_absorbed = |f: &Field| f.siblings.iter().any(|s| f.absorb.binary_search(&s.dot).is_ok());
+        match (paths_rise, dots_rise) {
+            (false, _) => Err("fields are not in order"),
+            (_, false) => Err("siblings or absorb entries are not in order"),
+            _ if self.fields.iter().any(Field::is_empty) => Err("a field is empty"),
+            _ if self.fields.iter().any(shows_absorbed) => Err("a sibling is to be absorbed"),
             _ => Ok(()),
         }
     }

@@ -76,9 +76,8 @@ fn check(bytes: &[u8]) -> Result<(), TestCaseError> {
 fn numbers() -> impl Strategy<Value = Vec<u8>> {
     let number = prop_oneof![6 => 0..4_u64, 1 => Just(1_u64 << 60), 1 => Just(u64::MAX), 1 => any::<u64>()];
     prop::collection::vec(number, 0..40).prop_map(|numbers| {
-        let written = numbers
-            .iter()
-            .map(|n| postcard::to_extend(n, Vec::new()).expect("a Vec takes all that is written"));
+        let written =
+            numbers.iter().map(|n| postcard::to_extend(n, Vec::new()).expect("a Vec takes all that is written"));
         written.collect::<Vec<_>>().concat()
     })
 }

@@ -16,9 +16,7 @@ fn applied_set() -> impl Strategy<Value = AppliedSet> {
 
 /// Every dot that the set includes.
 fn spelled_out(set: &AppliedSet) -> BTreeSet<Dot> {
-    set.iter()
-        .flat_map(|last| (1..=last.seq).map(move |seq| Dot::new(last.origin, seq)))
-        .collect()
+    set.iter().flat_map(|last| (1..=last.seq).map(move |seq| Dot::new(last.origin, seq))).collect()
 }
 
 fn join(one: &AppliedSet, two: &AppliedSet) -> AppliedSet {

@@ -21,10 +21,8 @@ fn event() -> impl Strategy<Value = Event> {
     let counter = || prop_oneof![2 => 0..3_u16, 1 => Just(u16::MAX)];
     prop_oneof![
         millis().prop_map(|now_ms| Event::Tick { now_ms }),
-        (millis(), counter(), millis(), 0..30_u64).prop_map(|(stamp_ms, counter, now_ms, ahead_max_ms)| Event::Observe {
-            stamp: Hlc::new(stamp_ms, counter),
-            now_ms,
-            ahead_max_ms,
+        (millis(), counter(), millis(), 0..30_u64).prop_map(|(stamp_ms, counter, now_ms, ahead_max_ms)| {
+            Event::Observe { stamp: Hlc::new(stamp_ms, counter), now_ms, ahead_max_ms }
         }),
     ]
 }

@@ -5,8 +5,8 @@
 mod support;
 
 use polyarch_crdt::{
-    AppliedSet, CausalContext, ClusterKey, ClusterKeys, ContextError, Dot, FieldPath, Origin, Record, SealedContext, SessionToken,
-    TokenError,
+    AppliedSet, CausalContext, ClusterKey, ClusterKeys, ContextError, Dot, FieldPath, Origin, Record, SealedContext,
+    SessionToken, TokenError,
 };
 use proptest::prelude::*;
 use serde::Serialize;
@@ -44,7 +44,7 @@ fn context() -> impl Strategy<Value = CausalContext> {
 }
 
 fn record() -> impl Strategy<Value = Record> {
-    (small_history(8), prop::collection::vec(1..250_u8, 0..8)).prop_map(|(history, order): (SmallHistory, _)| {
+    (small_history(1..=8), prop::collection::vec(1..250_u8, 0..8)).prop_map(|(history, order): (SmallHistory, _)| {
         let state = history.reach(&order);
         state.record(KEYS[0])
     })
@@ -53,11 +53,14 @@ fn record() -> impl Strategy<Value = Record> {
 fn applied_set() -> impl Strategy<Value = AppliedSet> {
     let dot = (any::<u32>(), any::<u32>(), any::<u64>());
     prop::collection::vec(dot, 0..6).prop_map(|dots| {
-        let dots = dots
-            .into_iter()
-            .map(|(server_id, epoch, seq)| Dot::new(Origin::new(server_id, epoch), seq));
+        let dots = dots.into_iter().map(|(server_id, epoch, seq)| Dot::new(Origin::new(server_id, epoch), seq));
         dots.collect()
     })
+}
+
+/// Few and short parts, so that two of these are often nearly alike.
+fn scope() -> impl Strategy<Value = Vec<Vec<u8>>> {
+    prop::collection::vec(prop::collection::vec(0..3_u8, 0..3), 0..4)
 }
 
 /// Bytes of no shape, and bytes that begin like something.
@@ -68,7 +71,7 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(cases(500))]
+    #![proptest_config(cases(1_000))]
 
     #[test]
     fn a_sealed_context_opens_as_itself_in_its_own_scope(context in context()) {
@@ -77,7 +80,7 @@ proptest! {
     }
 
     #[test]
-    fn a_context_opens_in_no_other_scope(context in context(), scope in prop::collection::vec(prop::collection::vec(0..3_u8, 0..3), 0..4), other in prop::collection::vec(prop::collection::vec(0..3_u8, 0..3), 0..4)) {
+    fn a_context_opens_in_no_other_scope(context in context(), scope in scope(), other in scope()) {
         let parts: Vec<&[u8]> = scope.iter().map(Vec::as_slice).collect();
         let others: Vec<&[u8]> = other.iter().map(Vec::as_slice).collect();
         let sealed = context.seal(&key(1, 1), &parts);
@@ -154,7 +157,7 @@ proptest! {
         for bit in 0..bytes.len() * 8 {
             let mut altered = bytes.clone();
             altered[bit / 8] ^= 1 << (bit % 8);
-            prop_assert_ne!(SessionToken::from_bytes(&altered).ok().as_ref(), Some(&token), "bit {}", bit);
+            prop_assert_ne!(SessionToken::from_bytes(&altered), Ok(token.clone()), "bit {}", bit);
         }
     }
 
@@ -308,8 +311,8 @@ fn a_record_out_of_order_with_duplicates_or_empty_fields_is_not_valid() {
 
 #[test]
 fn a_sibling_that_its_own_field_absorbs_is_not_valid() {
-    let fields = [("x", [(dot(1, 1), 0_u64, b"v".as_slice())], [dot(1, 1)])];
-    let record: Record = postcard::from_bytes(&written(&fields[..])).expect("the shape is a record's");
+    let fields = vec![("x", vec![(dot(1, 1), 0_u64, b"v".as_slice())], vec![dot(1, 1)])];
+    let record: Record = postcard::from_bytes(&written(&fields)).expect("the shape is a record's");
     assert!(record.validate().is_err(), "shown and superseded at once");
 }
 

@@ -24,7 +24,7 @@ use support::{Change, FIELDS, KEYS, State, WriteSet, cases, value};
 const HISTORIES_MAX: usize = 3_000;
 
 proptest! {
-    #![proptest_config(cases(700))]
+    #![proptest_config(cases(4_000))]
 
     #[test]
     fn every_node_shows_the_writes_that_no_applied_write_superseded(history in histories()) {
@@ -282,15 +282,7 @@ impl World {
                 if let Some(puts) = change {
                     let supersedes = context.dots(&FieldPath::from(field)).to_vec();
                     let put = puts.then(|| value(number));
-                    changes.insert(
-                        (key, field),
-                        Change {
-                            key,
-                            field,
-                            supersedes,
-                            put,
-                        },
-                    );
+                    changes.insert((key, field), Change { key, field, supersedes, put });
                 }
             }
         }
@@ -323,11 +315,7 @@ impl World {
         }
         let start = self.nodes[donor].state.applied.clone();
         self.nodes[donor].scans_from.insert(receiver, start.clone());
-        self.nodes[receiver].scan = Some(Scan {
-            donor,
-            start,
-            fetched: BTreeMap::new(),
-        });
+        self.nodes[receiver].scan = Some(Scan { donor, start, fetched: BTreeMap::new() });
     }
 
     /// The receiver gets its next range as the donor holds it now; after the last one, it joins.
@@ -383,10 +371,8 @@ impl World {
     /// Feeds until nothing moves, then snapshots for what was cut from all logs, until all are equal.
     fn heal(&mut self) -> Result<(), String> {
         let count = self.nodes.len();
-        let pairs: Vec<_> = (0..count)
-            .flat_map(|from| (0..count).map(move |to| (from, to)))
-            .filter(|(from, to)| from != to)
-            .collect();
+        let pairs: Vec<_> =
+            (0..count).flat_map(|from| (0..count).map(move |to| (from, to))).filter(|(from, to)| from != to).collect();
         for _ in 0..20 {
             for (from, to) in &pairs {
                 while self.feed(*from, *to, 0) {}
@@ -402,10 +388,7 @@ impl World {
                     self.check(*to)?;
                 }
             }
-            if pairs
-                .iter()
-                .all(|(one, two)| self.nodes[*one].state.applied == self.nodes[*two].state.applied)
-            {
+            if pairs.iter().all(|(one, two)| self.nodes[*one].state.applied == self.nodes[*two].state.applied) {
                 return self.check_all_equal();
             }
         }
@@ -492,10 +475,7 @@ impl Node {
             Some(Rule::Absorb) => everything(),
             Some(Rule::LazyAbsorb) => self.state.applied.clone(),
             Some(Rule::ScansPinAbsorb) => self.saved.applied.clone(),
-            _ => self
-                .scans_from
-                .values()
-                .fold(self.saved.applied.clone(), |floor, start| meet(&floor, start)),
+            _ => self.scans_from.values().fold(self.saved.applied.clone(), |floor, start| meet(&floor, start)),
         };
         self.state.drop_void_absorb(&floor);
     }
@@ -503,10 +483,7 @@ impl Node {
     /// Saves the state as a disk would hold it: in bytes that are read back.
     fn checkpoint(&mut self) {
         let records = self.state.records.iter().map(|(key, record)| (*key, written_and_read(record)));
-        self.saved = State {
-            records: records.collect(),
-            applied: written_and_read(&self.state.applied),
-        };
+        self.saved = State { records: records.collect(), applied: written_and_read(&self.state.applied) };
         assert_eq!(self.saved, self.state);
         self.saved_at = self.log.len();
         self.drop_void_absorb();
@@ -568,11 +545,7 @@ impl Node {
         let mut broken = write_set.clone();
         for change in &mut broken.changes {
             let vector: AppliedSet = change.supersedes.iter().copied().chain([write_set.dot]).collect();
-            let covered = self
-                .state
-                .dots(change.key, change.field)
-                .into_iter()
-                .filter(|dot| vector.includes(*dot));
+            let covered = self.state.dots(change.key, change.field).into_iter().filter(|dot| vector.includes(*dot));
             change.supersedes.extend(covered);
         }
         broken
@@ -581,9 +554,7 @@ impl Node {
 
 /// The greatest set that both include.
 fn meet(one: &AppliedSet, two: &AppliedSet) -> AppliedSet {
-    one.iter()
-        .map(|dot| Dot::new(dot.origin, dot.seq.min(two.seq(dot.origin))))
-        .collect()
+    one.iter().map(|dot| Dot::new(dot.origin, dot.seq.min(two.seq(dot.origin)))).collect()
 }
 
 /// A set that includes every dot of these histories.

@@ -4,20 +4,22 @@
 mod support;
 
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 use support::{Change, SmallHistory, State, WriteSet, cases, dot, small_history, value};
 
 proptest! {
-    #![proptest_config(cases(150))]
+    #![proptest_config(cases(300))]
 
     #[test]
-    fn every_order_of_delivery_ends_in_one_state(history in small_history(6)) {
+    fn every_order_of_delivery_ends_in_one_state(history in small_history(1..=6)) {
         let orders = check_every_order(&history.write_sets).map_err(TestCaseError::fail)?;
         prop_assert!(orders > 0, "the order of creation is one");
     }
 }
 
 proptest! {
-    #![proptest_config(cases(3_000))]
+    #![proptest_config(cases(5_000))]
 
     #[test]
     fn join_is_commutative((one, two, _, _) in reachable()) {
@@ -63,8 +65,27 @@ proptest! {
             joined.apply(write_set);
             joined.check(history.write_sets.iter()).map_err(TestCaseError::fail)?;
         }
-        prop_assert_eq!(joined.settled(), history.reach(&[1; 8]).settled());
+        prop_assert_eq!(joined.settled(), history.reach(&[1; 9]).settled());
     }
+}
+
+/// The laws above would hold for little if the states that they are tried on were all alike.
+#[test]
+fn the_reachable_states_differ_absorb_and_conflict() {
+    const TRIES: usize = 1_000;
+    let mut runner = TestRunner::deterministic();
+    let strategy = reachable();
+    let (mut concurrent, mut absorbing, mut in_conflict) = (0, 0, 0);
+    for _ in 0..TRIES {
+        let tree = strategy.new_tree(&mut runner).expect("histories are not filtered");
+        let (one, two, _, _) = tree.current();
+        concurrent += usize::from(one.applied.partial_cmp(&two.applied).is_none());
+        absorbing += usize::from(one.records.values().any(|record| record.absorb_len() > 0));
+        in_conflict += usize::from(one.join(&two).shown().values().any(|values| values.len() > 1));
+    }
+    assert!(concurrent > TRIES / 10, "{concurrent} pairs of which neither includes the other");
+    assert!(absorbing > TRIES / 10, "{absorbing} states that absorb");
+    assert!(in_conflict > TRIES / 10, "{in_conflict} joins that show concurrent writes");
 }
 
 /// Every history of four write sets to one field, from any origins, each superseding any of those
@@ -154,7 +175,8 @@ fn check_orders_from(state: &State, history: &[WriteSet], end: &State) -> Result
 
 /// Three states that nodes may reach in one history, and the history.
 fn reachable() -> impl Strategy<Value = (State, State, State, SmallHistory)> {
-    let choices = || prop::collection::vec(any::<u8>(), 0..=8);
-    (small_history(8), choices(), choices(), choices())
-        .prop_map(|(history, one, two, three)| (history.reach(&one), history.reach(&two), history.reach(&three), history))
+    let choices = || prop::collection::vec(any::<u8>(), 0..=7);
+    (small_history(3..=9), choices(), choices(), choices()).prop_map(|(history, one, two, three)| {
+        (history.reach(&one), history.reach(&two), history.reach(&three), history)
+    })
 }

@@ -127,12 +127,7 @@ fn act(step: &Step, replicas: &mut [Replica; 3], written: &mut Vec<Write>) -> us
 }
 
 fn write_set(state: &State, origin: Origin, supersedes: Vec<Dot>, number: u32) -> WriteSet {
-    let change = Change {
-        key: "a",
-        field: "x",
-        supersedes,
-        put: Some(value(number)),
-    };
+    let change = Change { key: "a", field: "x", supersedes, put: Some(value(number)) };
     WriteSet {
         dot: Dot::new(origin, state.applied.seq(origin) + 1),
         hlc: Hlc::new(0, 0),

@@ -8,18 +8,9 @@ use support::{Change, State, WriteSet, cases, dot, value};
 
 /// One server writes at an instant of its own clock, over what it names.
 fn write(state: &mut State, at: Dot, hlc: Hlc, supersedes: &[Dot], put: Option<&'static [u8]>) {
-    let change = Change {
-        key: "a",
-        field: "x",
-        supersedes: supersedes.to_vec(),
-        put: put.map(bytes::Bytes::from_static),
-    };
-    let write_set = WriteSet {
-        dot: at,
-        hlc,
-        saw: state.applied.clone(),
-        changes: vec![change],
-    };
+    let change =
+        Change { key: "a", field: "x", supersedes: supersedes.to_vec(), put: put.map(bytes::Bytes::from_static) };
+    let write_set = WriteSet { dot: at, hlc, saw: state.applied.clone(), changes: vec![change] };
     state.apply(&write_set);
 }
 

@@ -121,18 +121,27 @@ pub struct FeedGroup {
 impl FeedGroup {
     const HEADER_BYTES: usize = 2 + 8;
 
+    /// The bytes of its frame, in parts: the write sets are not copied.
+    ///
+    /// # Panics
+    /// When a write set is longer than [`wire::WRITE_SET_BYTES_MAX`], which none is that was decoded.
+    pub fn encode_to<T>(&self, take: impl FnOnce(&[&[u8]]) -> T) -> T {
+        let mut header = [0; Self::HEADER_BYTES];
+        header[..2].copy_from_slice(&[Kind::Feed as u8, 1]);
+        header[2..].copy_from_slice(&self.subscription.to_le_bytes());
+        let len = |write_set: &Bytes| u32::try_from(write_set.len()).expect("bounded by the format").to_le_bytes();
+        let lens: Vec<[u8; 4]> = self.write_sets.iter().map(len).collect();
+        let mut parts: Vec<&[u8]> = Vec::with_capacity(1 + 2 * lens.len());
+        parts.push(&header);
+        for (len, write_set) in lens.iter().zip(&self.write_sets) {
+            parts.extend([&len[..], &write_set[..]]);
+        }
+        take(&parts)
+    }
+
     /// The bytes of its frame.
     pub fn encode(&self) -> Vec<u8> {
-        let len = self.write_sets.iter().map(|w| 4 + w.len()).sum::<usize>();
-        let mut bytes = Vec::with_capacity(Self::HEADER_BYTES + len);
-        bytes.extend_from_slice(&[Kind::Feed as u8, 1]);
-        bytes.extend_from_slice(&self.subscription.to_le_bytes());
-        for write_set in &self.write_sets {
-            let len = u32::try_from(write_set.len()).expect("a write set is no longer than wire::WRITE_SET_BYTES_MAX");
-            bytes.extend_from_slice(&len.to_le_bytes());
-            bytes.extend_from_slice(write_set);
-        }
-        bytes
+        self.encode_to(|parts| parts.concat())
     }
 
     /// Reads a frame of a feed. The write sets share the frame's memory and are not yet decoded.

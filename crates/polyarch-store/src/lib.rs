@@ -1,1 +1,27 @@
-//! The log, the memtable and the state
+//! The log, the memtable and the state: how one node keeps what it was told.
+//!
+//! The [log](log) is the truth: write sets in the order they were applied here. The
+//! [state](state) is what they add up to, written by checkpoints in the background, and between
+//! the two lies the [memtable]. [`Store`] puts them together for the replica.
+
+pub mod files;
+pub mod log;
+pub mod memtable;
+pub mod state;
+
+mod checkpointer;
+mod lock;
+mod open;
+mod overlay;
+mod published;
+mod store;
+
+pub use checkpointer::{
+    CheckpointConfig, CheckpointDone, CheckpointError, CheckpointJob, CheckpointSummary, MarkError,
+};
+pub use lock::{DirectoryLock, LockError};
+pub use open::{OpenError, OpenReport, StateReport};
+pub use published::StateReader;
+#[cfg(feature = "seeded-bugs")]
+pub use store::SeededBugs;
+pub use store::{DiskStore, Store, StoreConfig, StoreFiles};

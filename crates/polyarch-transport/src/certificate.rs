@@ -6,7 +6,6 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -86,18 +85,6 @@ impl CertificateSummary {
             fingerprint_sha256: tls::sha256(der).iter().map(|byte| format!("{byte:02x}")).collect(),
         })
     }
-}
-
-/// Reads the certificate in a PEM file and says whose it is and how long it is valid.
-///
-/// Nothing is verified: neither who issued it nor whether it is valid now.
-///
-/// # Errors
-///
-/// [`CertificateError`] when the file cannot be read, does not hold exactly one certificate, or has no name of ours.
-pub fn describe(path: impl AsRef<Path>) -> Result<CertificateSummary, CertificateError> {
-    let pem = read_bounded(&File::open(path)?)?;
-    Ok(CertificateSummary::of(&one_certificate(&pem)?)?)
 }
 
 /// Why a certificate file cannot be used. No file was changed.
@@ -191,8 +178,12 @@ fn parse(der: &[u8]) -> Result<X509Certificate<'_>, CertificateNameError> {
 
 fn name_of(certificate: &X509Certificate<'_>) -> Result<CertificateName, CertificateNameError> {
     // Also refuses a certificate with the extension twice.
-    let extension = certificate.subject_alternative_name().map_err(|_| CertificateNameError::Malformed)?;
-    let names = extension.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();
+    let extension = certificate
+        .subject_alternative_name()
+        .map_err(|_| CertificateNameError::Malformed)?;
+    let names = extension
+        .map(|extension| extension.value.general_names.as_slice())
+        .unwrap_or_default();
     match names {
         [] => Err(CertificateNameError::NoName),
         [GeneralName::URI(uri)] => Ok(uri.parse()?),
@@ -203,8 +194,11 @@ fn name_of(certificate: &X509Certificate<'_>) -> Result<CertificateName, Certifi
 
 fn system_time(time: ASN1Time) -> Result<SystemTime, CertificateNameError> {
     let seconds = Duration::from_secs(time.timestamp().unsigned_abs());
-    let moment =
-        if time.timestamp() < 0 { UNIX_EPOCH.checked_sub(seconds) } else { UNIX_EPOCH.checked_add(seconds) };
+    let moment = if time.timestamp() < 0 {
+        UNIX_EPOCH.checked_sub(seconds)
+    } else {
+        UNIX_EPOCH.checked_add(seconds)
+    };
     moment.ok_or(CertificateNameError::Malformed)
 }
 

@@ -48,6 +48,28 @@ const ACCEPT_QUEUE: usize = 16;
 /// Bytes that are kept of a caller who was not yet answered at all. A first flight is two packets.
 const UNANSWERED_BYTES_MAX: u64 = 16 * 1024;
 
+/// RFC 9000, section 20.1.
+const CONNECTION_REFUSED: u64 = 2;
+
+/// RFC 9001, section 4.8: a TLS alert is this plus the alert's number.
+const TLS_ALERT: u64 = 0x100;
+
+const NO_APPLICATION_PROTOCOL: u64 = TLS_ALERT + 120;
+
+/// RFC 8446, section 6.2: bad, unsupported, revoked, expired, unknown, of an unknown authority, access denied, badly
+/// signed (what an authority of the same name with another key looks like), required.
+const CERTIFICATE_ALERTS: [u64; 9] = [
+    TLS_ALERT + 42,
+    TLS_ALERT + 43,
+    TLS_ALERT + 44,
+    TLS_ALERT + 45,
+    TLS_ALERT + 46,
+    TLS_ALERT + 48,
+    TLS_ALERT + 49,
+    TLS_ALERT + 51,
+    TLS_ALERT + 116,
+];
+
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// One UDP socket for outgoing and, on a node, incoming connections. Cheap to clone.
@@ -89,7 +111,9 @@ impl Endpoint {
     /// [`BindError`]; nothing is left open. Also when called outside of a tokio runtime.
     pub fn bind(credentials: Credentials, listen: SocketAddr, config: TransportConfig) -> Result<Self, BindError> {
         if !credentials.identity().is_node() {
-            return Err(BindError::NotANode { identity: credentials.identity().clone() });
+            return Err(BindError::NotANode {
+                identity: credentials.identity().clone(),
+            });
         }
         let transport = config.to_quinn()?;
         let crypto = tls::server_config(&credentials).map_err(|cause| BindError::Tls(cause.to_string()))?;
@@ -141,8 +165,7 @@ impl Endpoint {
 
         let gate = Arc::new(Gate::new(&credentials, &config));
         let (sender, accepted) = mpsc::channel(ACCEPT_QUEUE);
-        let acceptor =
-            is_server.then(|| runtime.spawn(run_acceptor(quinn.clone(), Arc::clone(&gate), sender)).abort_handle());
+        let acceptor = is_server.then(|| runtime.spawn(run_acceptor(quinn.clone(), Arc::clone(&gate), sender)).abort_handle());
         Ok(Self {
             shared: Arc::new(Shared {
                 quinn,
@@ -190,16 +213,24 @@ impl Endpoint {
     /// [`ConnectError`] says who refused whom, and why.
     pub async fn connect(&self, address: SocketAddr, expect: Expect, alpn: Alpn) -> Result<Connection, ConnectError> {
         if alpn == Alpn::Peer && !self.identity().is_node() {
-            return Err(ConnectError::NotANode { identity: self.identity().clone() });
+            return Err(ConnectError::NotANode {
+                identity: self.identity().clone(),
+            });
         }
         let Ok(permit) = Arc::clone(&self.shared.gate.connections).try_acquire_owned() else {
-            return Err(ConnectError::TooManyConnections { max: self.shared.config.connections_max });
+            return Err(ConnectError::TooManyConnections {
+                max: self.shared.config.connections_max,
+            });
         };
         let after = self.shared.config.handshake_timeout();
         let dialled = timeout(after, self.dial(address, expect, alpn, permit)).await;
         let result = dialled.unwrap_or(Err(ConnectError::TimedOut { address, after }));
         let counters = &self.shared.gate.counters;
-        let counter = if result.is_ok() { &counters.connected } else { &counters.connects_failed };
+        let counter = if result.is_ok() {
+            &counters.connected
+        } else {
+            &counters.connects_failed
+        };
         counter.fetch_add(1, Ordering::Relaxed);
         result
     }
@@ -218,15 +249,24 @@ impl Endpoint {
         config.transport_config(Arc::clone(&self.shared.transport));
         config.token_store(Arc::new(quinn::NoneTokenStore));
 
-        let failed = |error| connect_error(address, error, refusal.get());
-        let connecting = self.shared.quinn.connect_with(config, address, SERVER_NAME).map_err(|cause| match cause {
-            quinn::ConnectError::EndpointStopping => ConnectError::EndpointClosed,
-            cause => ConnectError::Address { address, detail: cause.to_string() },
-        })?;
+        let failed = |error| connect_error(address, alpn, error, refusal.get());
+        let connecting = self
+            .shared
+            .quinn
+            .connect_with(config, address, SERVER_NAME)
+            .map_err(|cause| match cause {
+                quinn::ConnectError::EndpointStopping => ConnectError::EndpointClosed,
+                cause => ConnectError::Address {
+                    address,
+                    detail: cause.to_string(),
+                },
+            })?;
         let quinn = connecting.await.map_err(failed)?;
-        await_admission(&quinn).await.map_err(|error| error.map_or_else(|| ConnectError::NoAdmission, failed))?;
-        let (identity, agreed) = introduction(&quinn, &self.shared.gate.credentials)
-            .map_err(|refusal| ConnectError::Peer { address, refusal })?;
+        await_admission(&quinn)
+            .await
+            .map_err(|error| error.map_or_else(|| ConnectError::NoAdmission, failed))?;
+        let (identity, agreed) =
+            introduction(&quinn, &self.shared.gate.credentials).map_err(|refusal| ConnectError::Peer { address, refusal })?;
         if agreed != alpn {
             return Err(ConnectError::Alpn { address, alpn });
         }
@@ -506,8 +546,8 @@ impl Gate {
             quinn.close(code.into(), refusal.to_string().as_bytes());
             refusal
         };
-        let (identity, alpn) = introduction(&quinn, &self.credentials)
-            .map_err(|refusal| refuse(CloseCode::NOT_ACCEPTABLE, refusal.into()))?;
+        let (identity, alpn) =
+            introduction(&quinn, &self.credentials).map_err(|refusal| refuse(CloseCode::NOT_ACCEPTABLE, refusal.into()))?;
         if alpn == Alpn::Peer && !identity.is_node() {
             let refusal = PeerRefusal::NotANode { found: identity };
             return Err(refuse(CloseCode::NOT_A_NODE, refusal.into()));
@@ -631,7 +671,9 @@ async fn run_acceptor(quinn: quinn::Endpoint, gate: Arc<Gate>, accepted: mpsc::S
 
 /// Who the peer is and what it wants, once the handshake has verified its certificate.
 fn introduction(quinn: &quinn::Connection, credentials: &Credentials) -> Result<(Identity, Alpn), PeerRefusal> {
-    let certificates = quinn.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
+    let certificates = quinn
+        .peer_identity()
+        .and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
     let certificate = certificates.as_ref().and_then(|certificates| certificates.first());
     let certificate = certificate.ok_or_else(|| PeerRefusal::Unverified("there is none".to_owned()))?;
     let identity = tls::check_member(certificate, credentials.identity().cluster())?;
@@ -652,23 +694,32 @@ async fn await_admission(quinn: &quinn::Connection) -> Result<(), Option<quinn::
     }
 }
 
-fn connect_error(
-    address: SocketAddr,
-    error: quinn::ConnectionError,
-    refusal: Option<&PeerRefusal>,
-) -> ConnectError {
+fn connect_error(address: SocketAddr, alpn: Alpn, error: quinn::ConnectionError, refusal: Option<&PeerRefusal>) -> ConnectError {
     if let Some(refusal) = refusal {
-        return ConnectError::Peer { address, refusal: refusal.clone() };
+        return ConnectError::Peer {
+            address,
+            refusal: refusal.clone(),
+        };
     }
-    let refused = u64::from(quinn::TransportErrorCode::CONNECTION_REFUSED);
-    match CloseReason::from(error) {
-        CloseReason::ByPeer { code, reason } if code.is_refusal() => ConnectError::Refused { address, code, reason },
-        CloseReason::AbortedByPeer { error, .. } if error == refused => ConnectError::Busy { address },
-        // RFC 9001, section 4.8: a TLS alert is error 0x100 plus the alert.
-        CloseReason::AbortedByPeer { error: error @ 0x100..=0x1ff, reason } => {
-            ConnectError::CertificateRefused { address, alert: (error & 0xff) as u8, reason }
-        }
-        reason => ConnectError::Lost { address, reason },
+    let no_service = |code| u64::from(code) == NO_APPLICATION_PROTOCOL;
+    match error {
+        quinn::ConnectionError::TransportError(cause) if no_service(cause.code) => ConnectError::Alpn { address, alpn },
+        error => match CloseReason::from(error) {
+            CloseReason::ByPeer { code, reason } if code.is_refusal() => ConnectError::Refused { address, code, reason },
+            CloseReason::AbortedByPeer {
+                error: CONNECTION_REFUSED, ..
+            } => ConnectError::Busy { address },
+            CloseReason::AbortedByPeer {
+                error: NO_APPLICATION_PROTOCOL,
+                ..
+            } => ConnectError::Alpn { address, alpn },
+            CloseReason::AbortedByPeer { error, reason } if CERTIFICATE_ALERTS.contains(&error) => ConnectError::CertificateRefused {
+                address,
+                alert: (error - TLS_ALERT) as u8,
+                reason,
+            },
+            reason => ConnectError::Lost { address, reason },
+        },
     }
 }
 

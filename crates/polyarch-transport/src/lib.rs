@@ -42,10 +42,10 @@ mod identity;
 mod stream;
 mod tls;
 
-pub use certificate::{CertificateError, CertificateName, CertificateNameError, CertificateSummary, describe};
+pub use certificate::{CertificateError, CertificateName, CertificateNameError, CertificateSummary};
 pub use config::{ConfigError, TransportConfig};
 pub use connection::{CloseCode, CloseReason, Connection, ConnectionStats};
-pub use credentials::{Credentials, CredentialsError};
+pub use credentials::{Credentials, CredentialsError, describe};
 pub use endpoint::{BindError, ConnectError, Endpoint, EndpointStats};
 pub use frame::{FRAME_HEADER_BYTES, FrameDecoder, FrameError};
 pub use identity::{ClientName, ClusterName, Identity, IdentityParseError};

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use polyarch_crdt::{AppliedSet, Dot, FieldChange, FieldPath, Hlc, Origin, Record, lww};
+use proptest::collection::SizeRange;
 use proptest::prelude::*;
 
 pub(crate) const KEYS: [&str; 3] = ["a", "b", "c"];
@@ -60,11 +61,10 @@ pub(crate) type Shown = BTreeMap<(&'static str, &'static str), BTreeMap<Dot, (Hl
 /// The one-sentence oracle: the register shows the writes that no applied write superseded.
 ///
 /// It knows nothing of records, absorb entries, orders of delivery or joins.
-pub(crate) fn oracle<'a>(applied: impl Iterator<Item = &'a WriteSet> + Clone) -> Shown {
-    let changes = || applied.clone().flat_map(|w| w.changes.iter().map(move |c| (w, c)));
-    let superseded: BTreeSet<_> = changes()
-        .flat_map(|(_, c)| c.supersedes.iter().map(move |old| (c.key, c.field, *old)))
-        .collect();
+pub(crate) fn oracle(applied: &[&WriteSet]) -> Shown {
+    let changes = || applied.iter().flat_map(|w| w.changes.iter().map(move |c| (w, c)));
+    let superseded: BTreeSet<_> =
+        changes().flat_map(|(_, c)| c.supersedes.iter().map(move |old| (c.key, c.field, *old))).collect();
     let mut shown = Shown::new();
     for (w, c) in changes() {
         if let Some(value) = &c.put
@@ -92,11 +92,7 @@ impl State {
         }
         for change in &write_set.changes {
             let path = FieldPath::from(change.field);
-            let change_of_field = FieldChange {
-                path: &path,
-                supersedes: &change.supersedes,
-                put: change.put.as_ref(),
-            };
+            let change_of_field = FieldChange { path: &path, supersedes: &change.supersedes, put: change.put.as_ref() };
             let record = self.records.entry(change.key).or_default();
             let outcome = record.apply(write_set.dot, write_set.hlc, &change_of_field, &self.applied);
             assert_eq!(outcome.siblings, record.siblings(&path).len());
@@ -157,8 +153,9 @@ impl State {
     }
 
     /// Says how the state differs from the oracle over `written`, or breaks a record's own rules.
-    pub(crate) fn check<'a>(&self, written: impl Iterator<Item = &'a WriteSet> + Clone) -> Result<(), String> {
-        let expected = oracle(written.filter(|w| self.applied.includes(w.dot)));
+    pub(crate) fn check<'a>(&self, written: impl Iterator<Item = &'a WriteSet>) -> Result<(), String> {
+        let applied: Vec<_> = written.filter(|w| self.applied.includes(w.dot)).collect();
+        let expected = oracle(&applied);
         let shown = self.shown();
         if shown != expected {
             return Err(format!("after {:?}\n  shown  {shown:?}\n  oracle {expected:?}", self.applied));
@@ -188,8 +185,8 @@ pub(crate) struct SmallHistory {
 #[derive(Debug, Clone)]
 pub(crate) struct Draft {
     server: usize,
-    /// Whose writes the server has been fed before; itself for none.
-    fed_by: usize,
+    /// Whose writes the server has been fed before, if any.
+    fed_by: Option<usize>,
     /// Whose state the writer was shown: the server's own, or another's that may be ahead of it.
     shown_by: usize,
     sees_nothing: bool,
@@ -197,10 +194,10 @@ pub(crate) struct Draft {
     changes: Vec<(usize, usize, bool)>,
 }
 
-pub(crate) fn small_history(write_sets_max: usize) -> impl Strategy<Value = SmallHistory> {
+pub(crate) fn small_history(write_sets: impl Into<SizeRange>) -> impl Strategy<Value = SmallHistory> {
     let draft = (
         0..3_usize,
-        0..3_usize,
+        prop::option::weighted(0.25, 0..3_usize),
         0..3_usize,
         prop::bool::weighted(0.2),
         0..4_u64,
@@ -214,7 +211,7 @@ pub(crate) fn small_history(write_sets_max: usize) -> impl Strategy<Value = Smal
         now_ms,
         changes,
     });
-    prop::collection::vec(draft, 1..=write_sets_max).prop_map(|drafts| SmallHistory::of(&drafts))
+    prop::collection::vec(draft, write_sets).prop_map(|drafts| SmallHistory::of(&drafts))
 }
 
 impl SmallHistory {
@@ -222,7 +219,7 @@ impl SmallHistory {
         let mut servers = vec![State::default(); 3];
         let mut write_sets: Vec<WriteSet> = vec![];
         for draft in drafts {
-            let known = servers[draft.fed_by].applied.clone();
+            let known = draft.fed_by.map_or(AppliedSet::new(), |peer| servers[peer].applied.clone());
             let server = &mut servers[draft.server];
             write_sets.iter().filter(|w| known.includes(w.dot)).for_each(|w| server.apply(w));
 
@@ -231,21 +228,9 @@ impl SmallHistory {
             let mut changes: BTreeMap<_, Change> = BTreeMap::new();
             for (key, field, puts) in &draft.changes {
                 let (key, field) = (KEYS[*key], FIELDS[*field]);
-                let supersedes = if draft.sees_nothing {
-                    vec![]
-                } else {
-                    servers[draft.shown_by].dots(key, field)
-                };
+                let supersedes = if draft.sees_nothing { vec![] } else { servers[draft.shown_by].dots(key, field) };
                 let put = puts.then(|| value(number));
-                changes.insert(
-                    (key, field),
-                    Change {
-                        key,
-                        field,
-                        supersedes,
-                        put,
-                    },
-                );
+                changes.insert((key, field), Change { key, field, supersedes, put });
             }
             let seq = applied.seq(dot(draft.server as u32 + 1, 1).origin) + 1;
             let write_set = WriteSet {
@@ -262,11 +247,16 @@ impl SmallHistory {
     }
 
     /// A state that a node may reach: of the write sets that causality allows next, `choices` says
-    /// which one comes, until the choices run out. Some nodes take checkpoints on the way.
+    /// which one comes, until the choices run out. Each node hears most from one server, and some
+    /// take checkpoints on the way.
     pub(crate) fn reach(&self, choices: &[u8]) -> State {
         let mut state = State::default();
+        let nearest = choices.first().map_or(0, |choice| u32::from(choice % 3) + 1);
         for choice in choices {
-            let next: Vec<_> = self.write_sets.iter().filter(|w| w.is_next_for(&state.applied)).collect();
+            let mut next: Vec<_> = self.write_sets.iter().filter(|w| w.is_next_for(&state.applied)).collect();
+            if choice % 4 > 0 && next.iter().any(|w| w.dot.origin.server_id == nearest) {
+                next.retain(|w| w.dot.origin.server_id == nearest);
+            }
             if next.is_empty() {
                 break;
             }

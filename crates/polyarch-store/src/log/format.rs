@@ -114,7 +114,13 @@ pub(crate) struct SegmentHeader {
 
 impl SegmentHeader {
     /// The header and its bytes; `None` when the heads are too many.
-    pub(crate) fn encode(number: u64, previous_end: u32, previous_link: u32, salt: u32, heads: &ChainHeads) -> Option<(Self, Vec<u8>)> {
+    pub(crate) fn encode(
+        number: u64,
+        previous_end: u32,
+        previous_link: u32,
+        salt: u32,
+        heads: &ChainHeads,
+    ) -> Option<(Self, Vec<u8>)> {
         let mut bytes = vec![0; SEGMENT_HEADER_BYTES];
         bytes = postcard::to_extend(heads, bytes).expect("a Vec takes all that is written");
         let heads_bytes = bytes.len() - SEGMENT_HEADER_BYTES;
@@ -132,15 +138,7 @@ impl SegmentHeader {
         bytes[36..40].copy_from_slice(&crc.to_le_bytes());
         let first = aligned(bytes.len() as u64);
         bytes.resize(first as usize, 0);
-        let header = Self {
-            number,
-            previous_end,
-            previous_link,
-            salt,
-            heads: heads.clone(),
-            crc,
-            first,
-        };
+        let header = Self { number, previous_end, previous_link, salt, heads: heads.clone(), crc, first };
         Some((header, bytes))
     }
 
@@ -154,7 +152,9 @@ impl SegmentHeader {
             version => return Err(HeaderError::Version(version)),
         }
         match u32_at(fixed, 12) as usize {
-            heads if heads > HEADS_BYTES_MAX => Err(HeaderError::Invalid(Invalid("a segment header with an impossible length"))),
+            heads if heads > HEADS_BYTES_MAX => {
+                Err(HeaderError::Invalid(Invalid("a segment header with an impossible length")))
+            }
             heads => Ok(SEGMENT_HEADER_BYTES + heads),
         }
     }
@@ -190,10 +190,7 @@ impl SegmentHeader {
 
     /// Where the previous segment ends; nothing lies before segment 1.
     pub(crate) fn previous(&self) -> LogPosition {
-        LogPosition {
-            segment: self.number.saturating_sub(1),
-            offset: u64::from(self.previous_end),
-        }
+        LogPosition { segment: self.number.saturating_sub(1), offset: u64::from(self.previous_end) }
     }
 }
 
@@ -234,10 +231,7 @@ impl FrameHeader {
         }
         Ok(Self {
             len,
-            synced: LogPosition {
-                segment: u64_at(bytes, 16),
-                offset: u64::from(u32_at(bytes, 24)),
-            },
+            synced: LogPosition { segment: u64_at(bytes, 16), offset: u64::from(u32_at(bytes, 24)) },
             link: u32_at(bytes, 28),
             header_crc,
             frame_crc: u32_at(bytes, 36),
@@ -264,7 +258,14 @@ impl FrameHeader {
 }
 
 /// Appends a frame to `out` and gives the link of the next.
-pub(crate) fn encode_frame(out: &mut Vec<u8>, write_set: &[u8], at: LogPosition, synced: LogPosition, link: u32, salt: u32) -> u32 {
+pub(crate) fn encode_frame(
+    out: &mut Vec<u8>,
+    write_set: &[u8],
+    at: LogPosition,
+    synced: LogPosition,
+    link: u32,
+    salt: u32,
+) -> u32 {
     debug_assert!(at.offset.is_multiple_of(ALIGNMENT) && !write_set.is_empty());
     let mut header = [0; FRAME_HEADER_BYTES];
     header[0..4].copy_from_slice(&(write_set.len() as u32).to_le_bytes());

@@ -77,10 +77,8 @@ mod tests {
 
     #[test]
     fn a_checkpoint_decodes_as_itself() {
-        let mut checkpoint = Checkpoint {
-            position: LogPosition { segment: 7, offset: 4_711 },
-            ..Checkpoint::default()
-        };
+        let mut checkpoint =
+            Checkpoint { position: LogPosition { segment: 7, offset: 4_711 }, ..Checkpoint::default() };
         checkpoint.absorbing.insert(RecordKey::new(KeyspaceId::SYSTEM, b"k"));
         assert_eq!(Checkpoint::decode(&checkpoint.encode()).unwrap(), checkpoint);
     }

@@ -46,11 +46,7 @@ impl<S: StateStore> StateDirectory<S> {
         patience: Duration,
         open: impl Fn(&Path) -> Result<S, StateError> + Send + Sync + 'static,
     ) -> Self {
-        Self {
-            data: data.into(),
-            patience,
-            open: Arc::new(open),
-        }
+        Self { data: data.into(), patience, open: Arc::new(open) }
     }
 
     /// The directory that the backend is given: the newest in `state/`, or the next number.
@@ -116,7 +112,10 @@ impl<S: StateStore> StateOpener for StateDirectory<S> {
         rename().map_err(StateError::io("set aside"))
     }
 
-    fn guarded<T: Send + 'static>(&self, read: impl FnOnce() -> Result<T, StateError> + Send + 'static) -> Result<T, StateError> {
+    fn guarded<T: Send + 'static>(
+        &self,
+        read: impl FnOnce() -> Result<T, StateError> + Send + 'static,
+    ) -> Result<T, StateError> {
         // A read goes over all records; an open only over an index.
         watched(self.patience.saturating_mul(10), read)
     }
@@ -162,10 +161,7 @@ pub(super) fn caught<T>(work: impl FnOnce() -> Result<T, StateError>) -> Result<
 }
 
 fn message(panic: &(dyn Any + Send)) -> String {
-    let text = panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("without a message").chars().take(400).collect()
 }
 

@@ -96,12 +96,8 @@ impl MemoryState {
 impl Image {
     fn keep_some(&mut self, newer: BTreeMap<RecordKey, Arc<Record>>, seed: u64) {
         let stays = |key: &RecordKey| polyarch_protocol::Digest::bucket_of(key) as u64 & 1 == seed & 1;
-        let gone: Vec<RecordKey> = self
-            .records
-            .keys()
-            .filter(|key| stays(key) && !newer.contains_key(key))
-            .cloned()
-            .collect();
+        let gone: Vec<RecordKey> =
+            self.records.keys().filter(|key| stays(key) && !newer.contains_key(key)).cloned().collect();
         gone.iter().for_each(|key| drop(self.records.remove(key)));
         self.records.extend(newer.into_iter().filter(|(key, _)| stays(key)));
     }
@@ -154,12 +150,7 @@ impl StateStore for MemoryState {
 
     fn size(&self) -> Result<u64, StateError> {
         let images = self.images.read();
-        Ok(images
-            .live
-            .records
-            .iter()
-            .map(|(key, record)| crate::memtable::footprint(key, record) as u64)
-            .sum())
+        Ok(images.live.records.iter().map(|(key, record)| crate::memtable::footprint(key, record) as u64).sum())
     }
 
     fn is_atomic(&self) -> bool {

@@ -103,7 +103,10 @@ pub trait StateOpener {
     ///
     /// # Errors
     /// Those of `read`, and that it panicked or did not end in time.
-    fn guarded<T: Send + 'static>(&self, read: impl FnOnce() -> Result<T, StateError> + Send + 'static) -> Result<T, StateError> {
+    fn guarded<T: Send + 'static>(
+        &self,
+        read: impl FnOnce() -> Result<T, StateError> + Send + 'static,
+    ) -> Result<T, StateError> {
         read()
     }
 }
@@ -125,7 +128,9 @@ pub enum StateError {
     #[error("the state is damaged: {0}")]
     Damaged(String),
     /// Written by a newer version: upgrade this node. The state is as it was.
-    #[error("the state has a value of format version {0}, which this version of polyarch does not know; upgrade this node")]
+    #[error(
+        "the state has a value of format version {0}, which this version of polyarch does not know; upgrade this node"
+    )]
     Version(u8),
     /// The backend panicked. It is not used any more in this process.
     #[error("the state's backend panicked: {0}")]
@@ -159,19 +164,13 @@ pub struct ScanRange {
 impl ScanRange {
     /// All records of all keyspaces.
     pub fn everything() -> Self {
-        Self {
-            start: Bound::Unbounded,
-            prefix: Bytes::new(),
-        }
+        Self { start: Bound::Unbounded, prefix: Bytes::new() }
     }
 
     /// All records of one keyspace whose keys begin with `prefix`.
     pub fn prefix(keyspace: KeyspaceId, prefix: &[u8]) -> Self {
         let first = RecordKey::new(keyspace, prefix);
-        Self {
-            prefix: Bytes::copy_from_slice(first.as_bytes()),
-            start: Bound::Included(first),
-        }
+        Self { prefix: Bytes::copy_from_slice(first.as_bytes()), start: Bound::Included(first) }
     }
 
     /// The part from `key` on, with it.

@@ -20,6 +20,7 @@
 //! - Its own comments name a deadlock between node merges and batches. Batches merge nothing, and
 //!   [`Tree::remove`](sled::Tree::remove), which does, is not called.
 
+use std::io;
 use std::mem;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
@@ -56,10 +57,7 @@ pub struct SledConfig {
 
 impl Default for SledConfig {
     fn default() -> Self {
-        Self {
-            cache_bytes: 128 << 20,
-            open_timeout: Duration::from_secs(60),
-        }
+        Self { cache_bytes: 128 << 20, open_timeout: Duration::from_secs(60) }
     }
 }
 
@@ -95,10 +93,7 @@ impl SledState {
         let db = sled.open().map_err(StateError::io("opened"))?;
         Ok(Self {
             dir: dir.to_path_buf(),
-            handles: Some(Handles {
-                db: Mutex::new(db),
-                idle: Mutex::default(),
-            }),
+            handles: Some(Handles { db: Mutex::new(db), idle: Mutex::default() }),
             stopped: AtomicBool::new(false),
             panicked: AtomicBool::new(false),
         })
@@ -113,28 +108,27 @@ impl SledState {
         let idle = handles.idle.lock().pop();
         let tree = idle.unwrap_or_else(|| Tree::clone(&handles.db.lock()));
         let result = caught(|| work(&tree));
-        if let Err(StateError::Panicked(what)) = &result {
-            self.give_up(what);
-        }
         handles.idle.lock().push(tree);
-        match &result {
-            Err(error @ StateError::Damaged(_)) => suspect(&self.dir, &error.to_string()),
-            Err(error @ StateError::Io { source, .. }) if source.kind() == std::io::ErrorKind::InvalidData => {
-                suspect(&self.dir, &error.to_string());
-            }
-            _ => {}
-        }
-        result
+        result.inspect_err(|error| self.note(error))
     }
 
     fn handles(&self) -> &Handles {
         self.handles.as_ref().expect("only the drop takes them")
     }
 
-    fn give_up(&self, what: &str) {
+    /// After an error sled itself takes no more writes, and the last handle's drop, which tries
+    /// one, would abort the process. Damage, and a panic is taken for that, ends the state's life.
+    fn note(&self, error: &StateError) {
         self.stopped.store(true, Ordering::Release);
-        self.panicked.store(true, Ordering::Release);
-        suspect(&self.dir, &format!("sled panicked: {what}"));
+        self.panicked.fetch_or(matches!(error, StateError::Panicked(_)), Ordering::AcqRel);
+        let is_damage = match error {
+            StateError::Damaged(_) | StateError::Panicked(_) => true,
+            StateError::Io { source, .. } => source.kind() == io::ErrorKind::InvalidData,
+            _ => false,
+        };
+        if is_damage {
+            suspect(&self.dir, &error.to_string());
+        }
     }
 
     /// Writes; after a failure never again.
@@ -142,18 +136,16 @@ impl SledState {
         if self.stopped.load(Ordering::Acquire) {
             return Err(StateError::Stopped);
         }
-        let result = self.with_tree(work);
-        if result.is_err() {
-            self.stopped.store(true, Ordering::Release);
-        }
-        result
+        self.with_tree(work)
     }
 }
 
 impl StateStore for SledState {
     fn get(&self, key: &RecordKey) -> Result<Option<Record>, StateError> {
-        let value = self.with_tree(|tree| tree.get(record_key(key)).map_err(StateError::io("read")))?;
-        value.map(|value| self.decoded(key, &value)).transpose()
+        self.with_tree(|tree| {
+            let value = tree.get(record_key(key)).map_err(StateError::io("read"))?;
+            value.map(|value| decode_record(key, &value)).transpose()
+        })
     }
 
     fn scan(&self, range: &ScanRange, limit: usize) -> Result<Vec<(RecordKey, Record)>, StateError> {
@@ -206,12 +198,6 @@ impl StateStore for SledState {
 
     fn size(&self) -> Result<u64, StateError> {
         self.handles().db.lock().size_on_disk().map_err(StateError::io("measured"))
-    }
-}
-
-impl SledState {
-    fn decoded(&self, key: &RecordKey, value: &[u8]) -> Result<Record, StateError> {
-        decode_record(key, value).inspect_err(|error| suspect(&self.dir, &error.to_string()))
     }
 }
 

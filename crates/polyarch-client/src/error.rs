@@ -1,0 +1,117 @@
+use std::fmt;
+use std::time::Duration;
+
+use polyarch_protocol::client::Refusal;
+use polyarch_transport::{BindError, CredentialsError};
+
+use crate::address::NodeAddress;
+use crate::profile::ProfileError;
+
+/// Why a call was not answered as asked. Each variant says what became of a write.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A node understood the request and refused it. Nothing was written, unless the refusal says otherwise.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// No node could be connected to before the deadline. Nothing was written.
+    #[error("no node could be reached: {}", list(.tried))]
+    Unreachable {
+        /// Each node, and what was wrong with it.
+        tried: Vec<Tried>,
+    },
+    /// There was no answer before the deadline. Nothing was written: it was a read, or the write was never sent.
+    #[error("{node} did not answer within {after:?}; is it overloaded? Ask again, or with a longer timeout")]
+    TimedOut {
+        /// The node that was waited for.
+        node: NodeAddress,
+        /// The call's whole time.
+        after: Duration,
+    },
+    /// A write was sent and its answer was lost. It is **not known whether it was done**, and it was not sent again.
+    ///
+    /// To send it again blindly could replace what others have written since. Read what it was to change, then, if it is
+    /// not there, write again with the context of that read ([`Record::shown`](crate::Record::shown)).
+    #[error(
+        "whether this write was done is not known: {node}: {cause}. \
+         Read the keys, and if they do not show it, write again with the context of that read"
+    )]
+    OutcomeUnknown {
+        /// The node that it was sent to.
+        node: NodeAddress,
+        /// How the answer was lost.
+        cause: String,
+    },
+    /// A node broke the rules of the protocol, or speaks another version of it; its connection was closed. It was a read.
+    /// Compare the versions of node and client.
+    #[error("{node} does not speak this client's protocol: {cause}. Compare the versions of node and client")]
+    Protocol {
+        /// The node.
+        node: NodeAddress,
+        /// What it did.
+        cause: String,
+    },
+    /// The client's settings cannot be used.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+    /// The client's certificate, key or authority cannot be used.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+    /// The client's socket could not be opened.
+    #[error("the client cannot open its socket: {0}")]
+    Socket(#[from] BindError),
+}
+
+impl Error {
+    /// Whether no answer was had: not reachable, not in time, or lost.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::TimedOut { .. } | Self::OutcomeUnknown { .. })
+    }
+
+    /// Whether a node refused the request.
+    pub fn is_refusal(&self) -> bool {
+        self.refusal().is_some()
+    }
+
+    /// What a node refused the request for.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Refused(refusal) => Some(refusal),
+            _ => None,
+        }
+    }
+
+    /// Whether the write may have been done although there is no answer.
+    pub fn is_outcome_unknown(&self) -> bool {
+        matches!(self, Self::OutcomeUnknown { .. } | Self::Refused(Refusal::StorageFailed(_)))
+    }
+
+    /// Whether the client was set up wrongly: profile, certificates or socket. No node was asked.
+    pub fn is_setup(&self) -> bool {
+        matches!(self, Self::Profile(_) | Self::Credentials(_) | Self::Socket(_))
+    }
+}
+
+/// A node that could not be reached, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tried {
+    /// The node.
+    pub node: NodeAddress,
+    /// What was wrong with it.
+    pub reason: String,
+}
+
+impl fmt::Display for Tried {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Most reasons begin with the address that was dialled.
+        if self.reason.contains(self.node.as_str()) {
+            f.write_str(&self.reason)
+        } else {
+            write!(f, "{}: {}", self.node, self.reason)
+        }
+    }
+}
+
+fn list(tried: &[Tried]) -> String {
+    tried.iter().map(Tried::to_string).collect::<Vec<_>>().join("; ")
+}

@@ -1,0 +1,384 @@
+//! Links to other members: who is dialled, and what flows on a link once it is up.
+//!
+//! A link is one QUIC connection. The dialler opens its control stream; each side opens a stream
+//! of its own for the feed it serves, a new one for each subscription.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use polyarch_protocol::catalog::Member;
+use polyarch_protocol::limits::wire;
+use polyarch_protocol::peer::{FeedGroup, PeerMessage};
+use polyarch_protocol::{Feed, FeedStep, Input, LinkId, LogPosition};
+use polyarch_transport::{Alpn, CloseCode, Connection, Endpoint, Expect, FrameReader, FrameWriter};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, info};
+
+use crate::driver::{ToDriver, ToDriverSender};
+use crate::{LogReader, random_u64};
+
+/// Control messages that may wait for a link; a peer that reads none of them loses the link.
+const CONTROL_MESSAGES_MAX: usize = 256;
+/// Groups of a feed that may be on their way into the replica.
+const FEED_GROUPS_MAX: usize = 4;
+/// How long a peer may take to open the control stream.
+const CONTROL_OPEN_MAX: Duration = Duration::from_secs(5);
+
+/// The driver's end of a link.
+#[derive(Debug)]
+pub(crate) struct LinkHandle {
+    pub(crate) control: mpsc::Sender<PeerMessage>,
+    pub(crate) feeds: mpsc::UnboundedSender<Feed>,
+    pub(crate) groups: Arc<Semaphore>,
+    pub(crate) connection: Connection,
+}
+
+/// Whom to have links to, as the driver last said.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Targets {
+    pub(crate) members: Vec<Member>,
+    pub(crate) cut: BTreeSet<u32>,
+}
+
+/// How dials are spaced.
+#[derive(Debug, Clone)]
+pub(crate) struct DialConfig {
+    /// Addresses from the configuration, for when no member is linked.
+    pub(crate) seeds: Vec<String>,
+    pub(crate) backoff_min: Duration,
+    pub(crate) backoff_max: Duration,
+    /// Bytes of write sets a feed reads and sends at a time.
+    pub(crate) feed_group_bytes: usize,
+}
+
+/// All that links share.
+pub(crate) struct Links {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) server_id: u32,
+    pub(crate) driver: ToDriverSender,
+    pub(crate) log: LogReader,
+    pub(crate) durable: watch::Receiver<LogPosition>,
+    pub(crate) targets: watch::Receiver<Targets>,
+    pub(crate) config: DialConfig,
+    next_link: AtomicU64,
+    /// How many links each member has, and a signal for each change.
+    linked: Mutex<BTreeMap<u32, usize>>,
+    changed: watch::Sender<()>,
+}
+
+impl Links {
+    pub(crate) fn new(
+        endpoint: Endpoint,
+        server_id: u32,
+        driver: ToDriverSender,
+        log: LogReader,
+        durable: watch::Receiver<LogPosition>,
+        targets: watch::Receiver<Targets>,
+        config: DialConfig,
+    ) -> Self {
+        let (next_link, linked, changed) = (AtomicU64::new(1), Mutex::default(), watch::Sender::new(()));
+        Self { endpoint, server_id, driver, log, durable, targets, config, next_link, linked, changed }
+    }
+
+    /// Keeps a link to each member, and dials the configured addresses while there is none.
+    pub(crate) async fn dial(self: Arc<Self>) {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(self.clone().dial_seeds());
+        let mut dialled = BTreeSet::new();
+        let mut targets = self.targets.clone();
+        loop {
+            let members: Vec<u32> = targets.borrow_and_update().members.iter().map(|m| m.server_id).collect();
+            for server_id in members {
+                if dialled.insert(server_id) {
+                    tasks.spawn(self.clone().dial_member(server_id));
+                }
+            }
+            if targets.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Dials one member whenever there is no link to it. Of two members the one with the smaller
+    /// server id dials first, so that they rarely meet half-way.
+    async fn dial_member(self: Arc<Self>, server_id: u32) {
+        let mut backoff = Backoff::new(&self.config);
+        let mut targets = self.targets.clone();
+        loop {
+            self.until(|linked| !linked.contains_key(&server_id)).await;
+            if server_id < self.server_id {
+                sleep(self.config.backoff_min * 2).await;
+            }
+            let addresses = addresses_of(&targets.borrow_and_update(), server_id);
+            if addresses.is_empty() {
+                if targets.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            if self.is_linked(server_id) {
+                continue;
+            }
+            match self.connect(&addresses, Expect::Node(server_id)).await {
+                Some(connection) => backoff.after_link(self.clone().run(connection, server_id, true).await),
+                None => backoff.grow(),
+            }
+            backoff.wait().await;
+        }
+    }
+
+    async fn dial_seeds(self: Arc<Self>) {
+        if self.config.seeds.is_empty() {
+            return;
+        }
+        let mut backoff = Backoff::new(&self.config);
+        loop {
+            self.until(BTreeMap::is_empty).await;
+            let connection = self.connect(&self.config.seeds, Expect::AnyNode).await;
+            let cut = self.targets.borrow().cut.clone();
+            match connection.and_then(|c| c.identity().server_id().map(|id| (c, id))) {
+                Some((connection, id)) if id == self.server_id || cut.contains(&id) => {
+                    connection.close(CloseCode::NONE, "not needed");
+                    backoff.grow();
+                }
+                Some((connection, id)) => backoff.after_link(self.clone().run(connection, id, true).await),
+                None => backoff.grow(),
+            }
+            backoff.wait().await;
+        }
+    }
+
+    async fn connect(&self, addresses: &[String], expect: Expect) -> Option<Connection> {
+        for address in addresses {
+            let resolved: Vec<SocketAddr> = match tokio::net::lookup_host(address).await {
+                Ok(resolved) => resolved.collect(),
+                Err(error) => {
+                    debug!(%address, %error, "cannot resolve a member's address");
+                    continue;
+                }
+            };
+            for socket_address in resolved {
+                match self.endpoint.connect(socket_address, expect, Alpn::Peer).await {
+                    Ok(connection) => return Some(connection),
+                    Err(error) => debug!(%address, %error, "cannot dial"),
+                }
+            }
+        }
+        None
+    }
+
+    /// Runs a link until it is lost; says how long it lived.
+    pub(crate) async fn run(self: Arc<Self>, connection: Connection, server_id: u32, dialed: bool) -> Duration {
+        let since = Instant::now();
+        let control = match dialed {
+            true => connection.open_bi().await,
+            false => match timeout(CONTROL_OPEN_MAX, connection.accept_bi()).await {
+                Ok(control) => control,
+                Err(_) => {
+                    connection.close(CloseCode::NONE, "no control stream was opened");
+                    return since.elapsed();
+                }
+            },
+        };
+        let Ok((control_writer, control_reader)) = control else { return since.elapsed() };
+        let link = LinkId(self.next_link.fetch_add(1, Ordering::Relaxed));
+        let (control, control_queue) = mpsc::channel(CONTROL_MESSAGES_MAX);
+        let (feeds, feed_queue) = mpsc::unbounded_channel();
+        let groups = Arc::new(Semaphore::new(FEED_GROUPS_MAX));
+        let handle =
+            LinkHandle { control: control.clone(), feeds, groups: groups.clone(), connection: connection.clone() };
+        let up = [ToDriver::OpenLink(link, handle), Input::LinkUp { link, server_id, dialed }.into()];
+        if up.into_iter().any(|message| self.driver.send(message).is_err()) {
+            return since.elapsed();
+        }
+        *self.linked.lock().entry(server_id).or_default() += 1;
+        self.changed.send_replace(());
+
+        let mut tasks = JoinSet::new();
+        tasks.spawn(write_control(control_writer, control_queue));
+        tasks.spawn(read_control(link, control_reader, self.driver.clone()));
+        tasks.spawn(self.clone().serve_feeds(connection.clone(), feed_queue, control));
+        tasks.spawn(read_feeds(link, connection.clone(), groups, self.driver.clone()));
+        tokio::select! {
+            reason = connection.closed() => info!(server_id, %reason, "link closed"),
+            _ = tasks.join_next() => connection.close(CloseCode::NONE, "a stream of the link ended"),
+        }
+        tasks.shutdown().await;
+
+        let mut linked = self.linked.lock();
+        if let Some(count) = linked.get_mut(&server_id) {
+            *count -= 1;
+            if *count == 0 {
+                linked.remove(&server_id);
+            }
+        }
+        drop(linked);
+        self.changed.send_replace(());
+        let _ = self.driver.send(Input::LinkDown(link).into());
+        let _ = self.driver.send(ToDriver::CloseLink(link));
+        since.elapsed()
+    }
+
+    /// Serves the newest subscription of a link from the log, at the peer's pace.
+    async fn serve_feeds(
+        self: Arc<Self>,
+        connection: Connection,
+        mut feeds: mpsc::UnboundedReceiver<Feed>,
+        control: mpsc::Sender<PeerMessage>,
+    ) {
+        let mut durable = self.durable.clone();
+        let mut newer = feeds.recv().await;
+        while let Some(mut feed) = newer {
+            let Ok(mut writer) = connection.open_uni().await else { return };
+            newer = loop {
+                durable.borrow_and_update();
+                match feed.poll(&self.log, self.config.feed_group_bytes) {
+                    FeedStep::Group(group) => {
+                        group.encode_to(|parts| writer.queue_parts(parts));
+                        tokio::select! {
+                            flushed = writer.flush() => if flushed.is_err() { return },
+                            newer = feeds.recv() => break newer,
+                        }
+                    }
+                    FeedStep::Refused(refusals) => {
+                        for refuse in refusals {
+                            if control.send(PeerMessage::Refuse(refuse)).await.is_err() {
+                                return;
+                            }
+                        }
+                    }
+                    FeedStep::Again => tokio::task::yield_now().await,
+                    FeedStep::Idle => tokio::select! {
+                        changed = durable.changed() => if changed.is_err() { return },
+                        newer = feeds.recv() => break newer,
+                    },
+                }
+            };
+            writer.reset(CloseCode::NONE);
+        }
+    }
+
+    fn is_linked(&self, server_id: u32) -> bool {
+        self.linked.lock().contains_key(&server_id)
+    }
+
+    /// Waits until what is linked is as wanted.
+    async fn until(&self, wanted: impl Fn(&BTreeMap<u32, usize>) -> bool) {
+        let mut changed = self.changed.subscribe();
+        while !wanted(&self.linked.lock()) {
+            if changed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+async fn write_control(mut writer: FrameWriter, mut queue: mpsc::Receiver<PeerMessage>) {
+    while let Some(message) = queue.recv().await {
+        writer.queue(&message.encode());
+        while let Ok(message) = queue.try_recv() {
+            writer.queue(&message.encode());
+        }
+        if writer.flush().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn read_control(link: LinkId, mut reader: FrameReader, driver: ToDriverSender) {
+    while let Ok(Some(frame)) = reader.next(wire::FRAME_BYTES_MAX).await {
+        let message = match PeerMessage::decode(&frame) {
+            Ok(message) => message,
+            Err(error) => {
+                info!(%error, "closing a link");
+                return;
+            }
+        };
+        if driver.send(Input::Message(link, message).into()).is_err() {
+            return;
+        }
+    }
+}
+
+/// Takes in the newest feed of a link; a few groups are under way at a time.
+async fn read_feeds(link: LinkId, connection: Connection, groups: Arc<Semaphore>, driver: ToDriverSender) {
+    let mut reader: Option<FrameReader> = None;
+    loop {
+        let frame = tokio::select! {
+            accepted = connection.accept_uni() => match accepted {
+                Ok(newer) => {
+                    reader = Some(newer);
+                    continue;
+                }
+                Err(_) => return,
+            },
+            frame = next_group(&mut reader, &groups) => frame,
+        };
+        let Some(frame) = frame else {
+            reader = None;
+            continue;
+        };
+        let group = match FeedGroup::decode(&frame) {
+            Ok(group) => group,
+            Err(error) => {
+                info!(%error, "closing a link");
+                return;
+            }
+        };
+        let input = Input::FeedGroup { link, subscription: group.subscription, write_sets: group.write_sets };
+        if driver.send(input.into()).is_err() {
+            return;
+        }
+    }
+}
+
+/// The next group once one more may be under way; `None` when the stream ended. Never, without a stream.
+async fn next_group(reader: &mut Option<FrameReader>, groups: &Semaphore) -> Option<bytes::Bytes> {
+    let Some(reader) = reader else { return std::future::pending().await };
+    let permit = groups.acquire().await.ok()?;
+    let frame = reader.next(wire::FRAME_BYTES_MAX).await.ok().flatten()?;
+    // Given back by the driver once the replica took the group.
+    permit.forget();
+    Some(frame)
+}
+
+fn addresses_of(targets: &Targets, server_id: u32) -> Vec<String> {
+    let member = targets.members.iter().find(|member| member.server_id == server_id);
+    member.map(|member| member.addresses.clone()).unwrap_or_default()
+}
+
+/// Waits that double, with jitter, from one bound to the other.
+struct Backoff {
+    next: Duration,
+    min: Duration,
+    max: Duration,
+}
+
+impl Backoff {
+    fn new(config: &DialConfig) -> Self {
+        Self { next: config.backoff_min, min: config.backoff_min, max: config.backoff_max }
+    }
+
+    fn grow(&mut self) {
+        self.next = (self.next * 2).min(self.max);
+    }
+
+    /// A link that lived for a while was a success; one that was closed at once was not.
+    fn after_link(&mut self, lived: Duration) {
+        match lived > Duration::from_secs(1) {
+            true => self.next = self.min,
+            false => self.grow(),
+        }
+    }
+
+    async fn wait(&self) {
+        let jitter = random_u64() % 1_000;
+        sleep(self.next.mul_f64(0.5 + jitter as f64 / 2_000.0)).await;
+    }
+}

@@ -1,0 +1,323 @@
+//! Moving records from the memtable to the state.
+//!
+//! A checkpoint freezes what is published and durable in the log, with the frontier of that very
+//! moment ([`Checkpointer::begin`]); writes it to the state on any thread ([`CheckpointJob::run`]):
+//! one sorted batch with its metadata, a flush, and then the mark in `checkpoint.toml`; and lets go
+//! of the frozen generation ([`Checkpointer::finish`]). A failed one leaves that where it is, so
+//! nothing is missing from reads, and the same generation is tried again later.
+//!
+//! On the way it removes *void* absorb entries: those whose dot the **previous** checkpoint's
+//! applied-set includes. Replay never goes back behind that, so their dots are never applied again.
+//! The applied-set of this checkpoint would be too new: until its flush is done a crash goes back
+//! to the previous one, and with a backend whose batch is not atomic it would find these records.
+//! Nobody may ever write a record again that holds such an entry, so the metadata has an index of
+//! records with absorb entries.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::{Arc, Weak};
+
+use polyarch_crdt::{AppliedSet, Record};
+use polyarch_protocol::{Frontier, LogPosition, RecordKey};
+use serde::{Deserialize, Serialize};
+
+use crate::files::Files;
+use crate::memtable::Generation;
+use crate::published::Published;
+use crate::state::{BatchEntry, Checkpoint, StateError, StateStore};
+
+/// When a checkpoint is due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckpointConfig {
+    /// Bytes of published records that are not in the state. Default 64 MiB; up to twice that is
+    /// held in memory while a checkpoint runs.
+    pub memtable_bytes_max: usize,
+    /// Bytes of write sets in the log that are not in the state: what a start has to replay.
+    /// Default 256 MiB.
+    pub log_bytes_max: u64,
+    /// Bytes of write sets after which a failed checkpoint is tried again. Default 16 MiB.
+    pub retry_log_bytes: u64,
+}
+
+impl Default for CheckpointConfig {
+    fn default() -> Self {
+        Self { memtable_bytes_max: 64 << 20, log_bytes_max: 256 << 20, retry_log_bytes: 16 << 20 }
+    }
+}
+
+/// Why a checkpoint failed. The log has all that was to be in it, reads see it, and it is tried
+/// again when enough was written since.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    /// The state did not take the records, or not durably.
+    #[error("checkpoint failed, its records stay in the log and in memory: {0}")]
+    State(#[from] StateError),
+    /// The state has the records, and `checkpoint.toml` does not say so.
+    #[error("checkpoint was written, but its mark in {MARK} was not: {0}")]
+    Mark(io::Error),
+    /// The job ended without a result: its thread did.
+    #[error("checkpoint was abandoned, its records stay in the log and in memory")]
+    Abandoned,
+}
+
+/// Decides on checkpoints, one at a time, and knows the last ones.
+pub(crate) struct Checkpointer<S> {
+    config: CheckpointConfig,
+    published: Arc<Published<S>>,
+    last: Arc<Checkpoint>,
+    // Unknown after a start.
+    before_last: Option<LogPosition>,
+    frozen: Option<Frozen>,
+    log_bytes: u64,
+    retry_at_log_bytes: u64,
+}
+
+struct Frozen {
+    generation: Arc<Generation>,
+    position: LogPosition,
+    frontier: Frontier,
+    // Alive as long as the job or its result is.
+    running: Weak<()>,
+}
+
+impl<S: StateStore> Checkpointer<S> {
+    /// Goes on from what the state holds.
+    pub(crate) fn new(config: CheckpointConfig, published: Arc<Published<S>>, held: Checkpoint) -> Self {
+        Self {
+            config,
+            published,
+            last: Arc::new(held),
+            before_last: None,
+            frozen: None,
+            log_bytes: 0,
+            retry_at_log_bytes: 0,
+        }
+    }
+
+    /// Counts what went to the log.
+    pub(crate) fn note_logged(&mut self, write_set_bytes: usize) {
+        self.log_bytes += write_set_bytes as u64;
+    }
+
+    /// Whether one should begin.
+    pub(crate) fn is_due(&self) -> bool {
+        let much_in_memory = self.published.memtable.active_bytes() >= self.config.memtable_bytes_max;
+        let much_in_log = self.log_bytes >= self.config.log_bytes_max;
+        (much_in_memory || much_in_log || self.frozen.is_some()) && self.log_bytes >= self.retry_at_log_bytes
+    }
+
+    /// The last checkpoint but one: what the log must go back to, should the state roll back.
+    pub(crate) fn before_last(&self) -> Option<LogPosition> {
+        self.before_last
+    }
+
+    /// The position and frontier that the state holds.
+    pub(crate) fn last(&self) -> &Checkpoint {
+        &self.last
+    }
+
+    /// Begins one, of what is published now; or, after a failure, once more of what was frozen
+    /// then. `None` while one is running.
+    pub(crate) fn begin<F: Files>(
+        &mut self,
+        data: &F,
+        frontier: &Frontier,
+        position: LogPosition,
+    ) -> Option<CheckpointJob<F, S>> {
+        let running = Arc::new(());
+        match &mut self.frozen {
+            Some(frozen) if frozen.running.strong_count() > 0 => return None,
+            Some(frozen) => frozen.running = Arc::downgrade(&running),
+            None => {
+                self.log_bytes = 0;
+                self.frozen = Some(Frozen {
+                    generation: self.published.memtable.freeze(),
+                    position,
+                    frontier: frontier.clone(),
+                    running: Arc::downgrade(&running),
+                });
+            }
+        }
+        let frozen = self.frozen.as_ref()?;
+        self.retry_at_log_bytes = self.log_bytes + self.config.retry_log_bytes;
+        Some(CheckpointJob {
+            data: data.clone(),
+            state: Arc::clone(&self.published.state),
+            generation: Arc::clone(&frozen.generation),
+            position: frozen.position,
+            frontier: frozen.frontier.clone(),
+            previous: Arc::clone(&self.last),
+            running,
+        })
+    }
+
+    /// Takes the result of a job.
+    pub(crate) fn finish(&mut self, done: CheckpointDone) -> CheckpointSummary {
+        let is_ours = self.frozen.as_ref().is_some_and(|frozen| frozen.position == done.checkpoint.position);
+        assert!(is_ours, "a checkpoint is finished by the store that began it");
+        self.published.memtable.drop_frozen();
+        self.frozen = None;
+        self.retry_at_log_bytes = 0;
+        self.before_last = Some(self.last.position);
+        self.last = Arc::new(done.checkpoint);
+        done.summary
+    }
+}
+
+/// A checkpoint that is to be written, on a thread of its own if one likes.
+///
+/// It holds all it needs. Dropped without being run, or failed, it may be begun again.
+#[must_use]
+pub struct CheckpointJob<F, S> {
+    data: F,
+    state: Arc<S>,
+    generation: Arc<Generation>,
+    position: LogPosition,
+    frontier: Frontier,
+    previous: Arc<Checkpoint>,
+    running: Arc<()>,
+}
+
+/// A checkpoint that was written. The store wants it back, to let go of what it froze.
+#[must_use]
+pub struct CheckpointDone {
+    checkpoint: Checkpoint,
+    summary: CheckpointSummary,
+    // Until the store has it back no other may begin.
+    _running: Arc<()>,
+}
+
+/// What a checkpoint did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CheckpointSummary {
+    /// The state holds all of the log up to here.
+    pub position: LogPosition,
+    /// Records written, and keys removed.
+    pub records: usize,
+    /// How many of those were written only to remove void absorb entries.
+    pub cleaned: usize,
+    /// Records that still hold absorb entries.
+    pub absorbing: usize,
+}
+
+impl<F: Files, S: StateStore> CheckpointJob<F, S> {
+    /// Writes the checkpoint. Takes as long as the disk does; neither writers nor readers wait.
+    ///
+    /// # Errors
+    /// When the state or `checkpoint.toml` could not be written.
+    pub fn run(self) -> Result<CheckpointDone, CheckpointError> {
+        let Batch { entries, absorbing, cleaned } = self.batch()?;
+        let summary =
+            CheckpointSummary { position: self.position, records: entries.len(), cleaned, absorbing: absorbing.len() };
+        let checkpoint = Checkpoint { position: self.position, frontier: self.frontier, absorbing };
+        self.state.apply_sorted(entries, &checkpoint)?;
+        self.state.flush()?;
+        write_mark(&self.data, self.position).map_err(CheckpointError::Mark)?;
+        Ok(CheckpointDone { checkpoint, summary, _running: self.running })
+    }
+
+    fn batch(&self) -> Result<Batch, StateError> {
+        let mut batch = Batch {
+            entries: Vec::with_capacity(self.generation.len()),
+            absorbing: self.previous.absorbing.clone(),
+            cleaned: 0,
+        };
+        let void = self.previous.frontier.heads.applied();
+        for (key, record) in self.generation.iter() {
+            batch.add(key, without_void_absorb(record, void));
+        }
+        for key in self.previous.absorbing.iter().filter(|key| !self.generation.contains(key)) {
+            batch.clean(key, self.state.get(key)?, void);
+        }
+        batch.entries.sort_by(|one, two| one.0.cmp(&two.0));
+        Ok(batch)
+    }
+}
+
+struct Batch {
+    entries: Vec<BatchEntry>,
+    absorbing: BTreeSet<RecordKey>,
+    cleaned: usize,
+}
+
+impl Batch {
+    fn add(&mut self, key: &RecordKey, record: Arc<Record>) {
+        match record.absorb_len() {
+            0 => drop(self.absorbing.remove(key)),
+            _ => drop(self.absorbing.insert(key.clone())),
+        }
+        self.entries.push((key.clone(), (!record.is_empty()).then_some(record)));
+    }
+
+    /// Takes a record that rests in the state, if there is something to clean in it.
+    fn clean(&mut self, key: &RecordKey, record: Option<Record>, void: &AppliedSet) {
+        let Some(mut record) = record else {
+            self.absorbing.remove(key);
+            return;
+        };
+        if record.drop_void_absorb(void) {
+            self.cleaned += 1;
+            self.add(key, Arc::new(record));
+        }
+    }
+}
+
+fn without_void_absorb(record: &Arc<Record>, void: &AppliedSet) -> Arc<Record> {
+    let mut record = Arc::clone(record);
+    if record.absorb_len() > 0 {
+        Arc::make_mut(&mut record).drop_void_absorb(void);
+    }
+    record
+}
+
+/// The file beside the state that says how far the state was at least.
+const MARK: &str = "checkpoint.toml";
+const MARK_BYTES_MAX: usize = 4_096;
+const MARK_VERSION: u32 = 1;
+
+// Unknown fields are passed over: a newer version is known by its number, which then is read.
+#[derive(Serialize, Deserialize)]
+struct Mark {
+    version: u32,
+    segment: u64,
+    offset: u64,
+}
+
+/// Why `checkpoint.toml` is of no use. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MarkError {
+    /// The disk does not answer.
+    #[error("cannot read {MARK}: {0}")]
+    Io(#[from] io::Error),
+    /// Written by a newer version: upgrade this node.
+    #[error("{MARK} has format version {0}, which this version of polyarch does not know; upgrade this node")]
+    Version(u32),
+    /// It is not what was written.
+    #[error(
+        "{MARK} is damaged: {0}. It only guards against a state that rolled back: if the disk is sound otherwise, \
+         run `polyarch verify`, and when that finds nothing else, remove the file and start again"
+    )]
+    Damaged(String),
+}
+
+/// How far the state was at least; nothing before the first checkpoint.
+pub(crate) fn read_mark(data: &impl Files) -> Result<Option<LogPosition>, MarkError> {
+    let Some(bytes) = data.read_small(MARK, MARK_BYTES_MAX)? else {
+        return Ok(None);
+    };
+    let text = std::str::from_utf8(&bytes).map_err(|_| MarkError::Damaged("it is not text".into()))?;
+    let mark: Mark = toml::from_str(text).map_err(|error| MarkError::Damaged(error.message().into()))?;
+    match mark.version {
+        MARK_VERSION => Ok(Some(LogPosition { segment: mark.segment, offset: mark.offset })),
+        version => Err(MarkError::Version(version)),
+    }
+}
+
+/// Notes, durably, how far the state is.
+pub(crate) fn write_mark(data: &impl Files, position: LogPosition) -> io::Result<()> {
+    let mark = Mark { version: MARK_VERSION, segment: position.segment, offset: position.offset };
+    let text = toml::to_string(&mark).map_err(io::Error::other)?;
+    data.write_atomically(MARK, text.as_bytes())
+}

@@ -1,0 +1,95 @@
+use std::io;
+
+use polyarch_protocol::LogPosition;
+
+/// Why the log could not be opened, written or walked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LogError {
+    /// A file could not be read, created or removed while the log was opened, walked or
+    /// shortened. What is durable stays so; look at the disk, then open the log again.
+    #[error("cannot {operation} {file}: {source}")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// The file's name in the log's directory.
+        file: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Something is missing or altered that is known to have been synced. Nothing was changed on
+    /// the disk.
+    #[error(transparent)]
+    Damaged(#[from] Damage),
+    /// A newer version of polyarch wrote this segment. Nothing was changed; upgrade this node.
+    #[error("{file} has log format version {version}, which this version of polyarch does not know; upgrade this node")]
+    Version {
+        /// The segment's file.
+        file: String,
+        /// Its version.
+        version: u32,
+    },
+    /// A write or sync failed. What was staged may or may not be on the disk, and this log takes
+    /// nothing more: stop the node, look at the disk, start the node again.
+    #[error(
+        "cannot {operation} {file}: {source}; the log takes nothing more, look at the disk and start the node again"
+    )]
+    Write {
+        /// What was tried.
+        operation: &'static str,
+        /// The file's name in the log's directory.
+        file: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A write or sync failed before. It is not tried again, since a second sync would report
+    /// success for what the first one lost. Look at the disk and start the node again.
+    #[error("the log takes nothing more since it failed to {0}")]
+    Poisoned(String),
+    /// The write set cannot be in a log. Nothing was changed.
+    #[error("write set of {len} bytes, the log takes from 1 to {max}")]
+    WriteSetLength {
+        /// Its length.
+        len: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// The chain heads do not fit in a segment's header: there are too many origins. Nothing was
+    /// changed.
+    #[error("chain heads of {origins} origins do not fit in a log segment's header")]
+    TooManyOrigins {
+        /// How many.
+        origins: usize,
+    },
+}
+
+/// Where a log is damaged, and how that is known.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{file} is damaged at byte {}: found {found}, but {evidence}. Nothing was changed. \
+     Keep a copy of the whole data directory, then restore it from a backup or let a node with a new data directory take its place",
+    position.offset
+)]
+#[non_exhaustive]
+pub struct Damage {
+    /// The segment's file.
+    pub file: String,
+    /// The first place where something else should be.
+    pub position: LogPosition,
+    /// What is there.
+    pub found: String,
+    /// What says that it was synced.
+    pub evidence: String,
+}
+
+impl LogError {
+    pub(crate) fn io(operation: &'static str, file: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let file = file.into();
+        move |source| Self::Io { operation, file, source }
+    }
+
+    pub(crate) fn write(operation: &'static str, file: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let file = file.into();
+        move |source| Self::Write { operation, file, source }
+    }
+}

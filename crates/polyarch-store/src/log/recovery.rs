@@ -1,0 +1,206 @@
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use polyarch_protocol::{ChainHeads, LogPosition};
+
+use super::error::LogError;
+use super::format::{SegmentHeader, segment_name};
+use super::reader::{Mark, Published, PublishedSegment, Tail};
+use super::walk::{LogEnd, Outline, Segment, Step, Walk, Window, outline};
+use super::{CurrentSegment, Log, LogConfig};
+use crate::files::{Files, LogFile};
+
+/// Bytes written at once while a log is opened.
+const WRITE_BYTES: usize = 256 << 10;
+
+/// What was found and done when a log was opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Recovery {
+    /// The first retained segment.
+    pub first_segment: u64,
+    /// Where the log ends; all before it is durable.
+    pub end: LogPosition,
+    /// The last position that was known to be synced before the log was opened.
+    pub known_synced: LogPosition,
+    /// Bytes behind that position, up to the end, that were written once more and synced.
+    pub rewritten_bytes: u64,
+    /// Bytes behind the end, of groups that were never synced as a whole, that were made zeros.
+    pub discarded_bytes: u64,
+    /// A last segment that had no header yet and was removed.
+    pub removed_segment: Option<u64>,
+}
+
+pub(super) fn open<F: Files>(
+    files: F,
+    config: LogConfig,
+    known_synced: Option<LogPosition>,
+) -> Result<(Log<F>, Recovery), LogError> {
+    let config = config.validated();
+    match outline(&files, known_synced)? {
+        Outline::Blank { file } => begin(files, config, file),
+        Outline::Segments { segments, salt, unborn } => {
+            let mut walk = Walk::new(files.clone(), segments, salt, unborn, known_synced, known_synced)?;
+            walk.leap_over_invalid(config.ends_late());
+            resume(files, config, walk, salt, unborn)
+        }
+    }
+}
+
+/// Begins a log with an empty segment 1.
+fn begin<F: Files>(files: F, config: LogConfig, file_exists: bool) -> Result<(Log<F>, Recovery), LogError> {
+    let name = segment_name(1);
+    let (header, bytes) =
+        SegmentHeader::encode(1, 0, 0, config.salt, &ChainHeads::default()).expect("no heads are not too many");
+    let file = match file_exists {
+        true => files.open(&name),
+        false => files.create(&name),
+    };
+    let file = file.map_err(LogError::io("create", &name))?;
+    let len = file.len().map_err(LogError::io("find the length of", &name))?;
+    let mut current = CurrentSegment { number: 1, file, allocated: len };
+    // No sync can be left out by a seeded bug here: a log without its first header is another fault.
+    current
+        .allocate(header.first.max(len), config.allocate_bytes)
+        .and_then(|()| current.file.write_at(&bytes, 0))
+        .map_err(LogError::io("write", &name))?;
+    write_zeros(&current.file, header.first, len).map_err(LogError::io("write", &name))?;
+    current.file.sync().map_err(LogError::io("sync", &name))?;
+    files.sync_directory().map_err(LogError::io("sync the directory with", &name))?;
+
+    let segment = Segment::from(header);
+    let recovery = Recovery {
+        first_segment: 1,
+        end: segment.start(),
+        known_synced: LogPosition::default(),
+        rewritten_bytes: 0,
+        discarded_bytes: 0,
+        removed_segment: None,
+    };
+    let (end, link, salt) = (segment.start(), segment.link, config.salt);
+    Ok((assemble(files, config, current, &[segment], end, link, salt), recovery))
+}
+
+/// Takes up a log where it ends.
+fn resume<F: Files>(
+    files: F,
+    config: LogConfig,
+    mut walk: Walk<F>,
+    salt: u32,
+    unborn: Option<u64>,
+) -> Result<(Log<F>, Recovery), LogError> {
+    let end = loop {
+        if let Step::End(end) = walk.step()? {
+            break end;
+        }
+    };
+    if let Some(number) = unborn {
+        remove_unborn(&files, number)?;
+    }
+    let name = segment_name(end.at.segment);
+    let window = walk.window();
+    let allocated = window.len();
+    let discarded_bytes = window.last_byte_from(end.at.offset)? - end.at.offset;
+    let rewritten_bytes = match config.leaves_out_recovery_sync() {
+        true => 0,
+        false => secure(window, &name, &end)?,
+    };
+    files.sync_directory().map_err(LogError::io("sync the directory with", &name))?;
+
+    let file = files.open(&name).map_err(LogError::io("open", &name))?;
+    let current = CurrentSegment { number: end.at.segment, file, allocated };
+    let segments = walk.into_segments();
+    let recovery = Recovery {
+        first_segment: segments[0].number,
+        end: end.at,
+        known_synced: end.synced,
+        rewritten_bytes,
+        discarded_bytes,
+        removed_segment: unborn,
+    };
+    Ok((assemble(files, config, current, &segments, end.at, end.link, salt), recovery))
+}
+
+/// Its number comes again with the next segment, so it must be gone for good first.
+fn remove_unborn<F: Files>(files: &F, number: u64) -> Result<(), LogError> {
+    let name = segment_name(number);
+    files.remove(&name).map_err(LogError::io("remove", &name))?;
+    files.sync_directory().map_err(LogError::io("sync the directory after removing", &name))
+}
+
+/// Makes the last segment on the disk equal to what was read of it up to the end, and zeros behind
+/// it, whatever the page cache claims; gives the number of bytes written once more.
+fn secure<L: LogFile>(window: &mut Window<L>, name: &str, end: &LogEnd) -> Result<u64, LogError> {
+    let from = match end.synced.segment == end.at.segment {
+        true => end.synced.offset,
+        false => 0,
+    };
+    let mut at = from;
+    while at < end.at.offset {
+        let bytes = window.bytes(at, WRITE_BYTES.min((end.at.offset - at) as usize))?.to_vec();
+        window.file().write_at(&bytes, at).map_err(LogError::io("write", name))?;
+        at += bytes.len() as u64;
+    }
+    write_zeros(window.file(), end.at.offset, window.len()).map_err(LogError::io("write", name))?;
+    window.file().sync().map_err(LogError::io("sync", name))?;
+    Ok(end.at.offset - from)
+}
+
+fn write_zeros<L: LogFile>(file: &L, from: u64, to: u64) -> std::io::Result<()> {
+    let zeros = vec![0; WRITE_BYTES.min(usize::try_from(to.saturating_sub(from)).unwrap_or(WRITE_BYTES))];
+    let mut at = from;
+    while at < to {
+        let bytes = zeros.len().min((to - at) as usize);
+        file.write_at(&zeros[..bytes], at)?;
+        at += bytes as u64;
+    }
+    Ok(())
+}
+
+fn assemble<F: Files>(
+    files: F,
+    config: LogConfig,
+    current: CurrentSegment<F::File>,
+    segments: &[Segment],
+    end: LogPosition,
+    link: u32,
+    salt: u32,
+) -> Log<F> {
+    let mark =
+        |segment: &Segment| Mark { position: segment.start(), heads: Arc::clone(&segment.heads), segment_start: true };
+    let last = segments.last().expect("a log has a segment");
+    let published = Published {
+        salt,
+        end,
+        segments: published_segments(segments, end),
+        marks: Arc::new(segments.iter().map(mark).collect()),
+        tail: Tail::default(),
+        leap: config.ends_late(),
+    };
+    Log {
+        files,
+        config,
+        current,
+        staged: Vec::new(),
+        staged_marks: Vec::new(),
+        end,
+        link,
+        durable_end: end,
+        salt,
+        unmarked_bytes: end.offset - last.first,
+        poison: None,
+        published: Arc::new(Mutex::new(published)),
+    }
+}
+
+fn published_segments(segments: &[Segment], end: LogPosition) -> VecDeque<PublishedSegment> {
+    let ends = segments[1..].iter().map(|next| next.previous.offset).chain([end.offset]);
+    let published = |(segment, end): (&Segment, u64)| PublishedSegment {
+        number: segment.number,
+        previous: segment.previous,
+        first: segment.first,
+        end,
+    };
+    segments.iter().zip(ends).map(published).collect()
+}

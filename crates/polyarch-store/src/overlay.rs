@@ -1,0 +1,87 @@
+use std::collections::BTreeMap;
+use std::mem;
+use std::sync::Arc;
+
+use polyarch_crdt::Record;
+use polyarch_protocol::{KeyspaceId, RecordKey, Records, StorageError};
+
+use crate::memtable::{Entry, newest_first};
+use crate::published::Published;
+use crate::state::{ScanRange, StateError, StateStore};
+
+/// Records changed since the last publication, over those that are published.
+pub(crate) struct Overlay<S> {
+    published: Arc<Published<S>>,
+    staged: BTreeMap<RecordKey, Arc<Record>>,
+}
+
+impl<S: StateStore> Overlay<S> {
+    pub(crate) fn new(published: Arc<Published<S>>) -> Self {
+        Self { published, staged: BTreeMap::new() }
+    }
+
+    pub(crate) fn published(&self) -> &Arc<Published<S>> {
+        &self.published
+    }
+
+    /// Whether all records are published.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.staged.is_empty()
+    }
+
+    /// How many records are not published.
+    pub(crate) fn len(&self) -> usize {
+        self.staged.len()
+    }
+
+    /// The record as staged.
+    pub(crate) fn get(&self, key: &RecordKey) -> Result<Arc<Record>, StateError> {
+        match self.staged.get(key) {
+            Some(record) => Ok(Arc::clone(record)),
+            None => self.published.get(key),
+        }
+    }
+
+    /// All staged records of a keyspace, without empty ones.
+    pub(crate) fn keyspace(&self, keyspace: KeyspaceId) -> Result<Vec<Entry>, StateError> {
+        let range = ScanRange::prefix(keyspace, b"");
+        let published = self.published.scan(&range, usize::MAX)?;
+        let from = self.staged.range::<RecordKey, _>((range.start(), std::ops::Bound::Unbounded));
+        let staged = from
+            .take_while(|(key, _)| range.reaches(key.as_bytes()))
+            .map(|(key, record)| (key.clone(), Arc::clone(record)));
+        let merged = newest_first(staged, published.into_iter());
+        Ok(merged.filter(|(_, record)| !record.is_empty()).collect())
+    }
+
+    /// Makes all staged records visible to readers, at one moment.
+    pub(crate) fn publish(&mut self) {
+        if !self.staged.is_empty() {
+            self.published.memtable.publish(mem::take(&mut self.staged));
+        }
+    }
+
+    /// The seeded bug that forgets what to absorb as soon as it was absorbed.
+    #[cfg(feature = "seeded-bugs")]
+    pub(crate) fn drop_void_absorb(&mut self, applied: &polyarch_crdt::AppliedSet) {
+        for record in self.staged.values_mut().filter(|record| record.absorb_len() > 0) {
+            Arc::make_mut(record).drop_void_absorb(applied);
+        }
+    }
+}
+
+impl<S: StateStore> Records for Overlay<S> {
+    fn record_mut(&mut self, key: &RecordKey) -> Result<&mut Record, StorageError> {
+        // Looked up before the entry: `entry` wants an owned key, and most keys are new here.
+        if !self.staged.contains_key(key) {
+            let record = self.published.get(key).map_err(storage_error)?;
+            self.staged.insert(key.clone(), record);
+        }
+        let record = self.staged.get_mut(key).expect("it was there or was just inserted");
+        Ok(Arc::make_mut(record))
+    }
+}
+
+pub(crate) fn storage_error(error: impl std::fmt::Display) -> StorageError {
+    StorageError(error.to_string())
+}

@@ -1,0 +1,297 @@
+//! One node's storage: log, memtable and state behind the replica's [`Storage`].
+//!
+//! ```text
+//! append ─▶ log (staged) ─ sync ─▶ log (durable) ───────────────── replay after a crash
+//! apply ──▶ overlay ───── publish ─▶ memtable ─ checkpoint ─▶ state
+//!             │                        │                        │
+//!          the replica             readers look here, then here
+//! ```
+//!
+//! With `durability = "sync"` the driver calls [`Store::sync`], which syncs and then publishes:
+//! what can be seen is durable. With `"interval"` it calls [`Store::publish_staged`] after each
+//! group and [`Store::sync`] every so often. Either way only what is durable in the log is ever
+//! given to a checkpoint, so the state is never ahead of the log.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use polyarch_crdt::Record;
+use polyarch_protocol::{ChainHeads, Frontier, KeyspaceId, LogPosition, RecordKey, Records, Storage, StorageError};
+
+use crate::checkpointer::{
+    CheckpointConfig, CheckpointDone, CheckpointJob, CheckpointSummary, Checkpointer, read_mark,
+};
+use crate::files::{Directory, Files};
+use crate::lock::DirectoryLock;
+use crate::log::{Log, LogConfig, LogError, LogReader};
+use crate::open::{OpenError, OpenReport, Replay, open_state};
+use crate::overlay::{Overlay, storage_error};
+use crate::published::{Published, StateReader};
+use crate::state::{SledConfig, SledState, StateDirectory, StateOpener, StateStore};
+
+/// The log's directory within the data directory.
+pub(crate) const LOG: &str = "log";
+
+/// How a store is kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoreConfig {
+    /// The log.
+    pub log: LogConfig,
+    /// When the memtable goes to the state.
+    pub checkpoint: CheckpointConfig,
+    /// sled, where the state is sled.
+    pub sled: SledConfig,
+    /// Whether all records are read and counted at every open, and not only when there is reason
+    /// to doubt them. Default false: it takes about a second per 500,000 records.
+    pub check_state_at_open: bool,
+    /// Faults to switch on, so that a simulator can show that it sees them.
+    #[cfg(feature = "seeded-bugs")]
+    pub bugs: SeededBugs,
+}
+
+/// Faults that a simulation must notice. Unreachable from any shipped binary.
+#[cfg(feature = "seeded-bugs")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SeededBugs {
+    /// Void absorb entries are removed at once, not when a checkpoint has their dots.
+    pub absorb_removed_at_once: bool,
+    /// The coordinator computes on what is published, not on what is staged.
+    pub reads_durable_instead_of_staged: bool,
+}
+
+/// Where a store's files are: the data directory and the log's directory in it.
+#[derive(Debug, Clone)]
+pub struct StoreFiles<F> {
+    /// `checkpoint.toml`.
+    pub data: F,
+    /// The log's segments.
+    pub log: F,
+}
+
+impl<F: Clone> From<F> for StoreFiles<F> {
+    /// Both in one directory; their names do not meet. For simulated disks.
+    fn from(files: F) -> Self {
+        Self { data: files.clone(), log: files }
+    }
+}
+
+/// A store on a real disk.
+pub type DiskStore = Store<Directory, SledState>;
+
+/// The log, the memtable and the state of one node. See the [module](self) for how they fit.
+///
+/// It belongs to one thread. Others read through [`Store::reader`] and [`Store::log_reader`], and
+/// run its checkpoints.
+pub struct Store<F: Files, S: StateStore> {
+    data: F,
+    log: Log<F>,
+    overlay: Overlay<S>,
+    checkpointer: Checkpointer<S>,
+    // Let go of last.
+    _lock: Option<DirectoryLock>,
+    #[cfg(feature = "seeded-bugs")]
+    bugs: SeededBugs,
+}
+
+impl DiskStore {
+    /// Opens the store in a data directory, which is created if need be (its parent is not), and
+    /// keeps other processes out of it.
+    ///
+    /// # Errors
+    /// When another process has it, and as [`Store::open`].
+    pub fn open_directory(directory: &Path, config: &StoreConfig) -> Result<(Self, Frontier, OpenReport), OpenError> {
+        let opened = |path: &Path| {
+            Directory::open(path)
+                .map_err(|source| OpenError::Directory { directory: path.display().to_string(), source })
+        };
+        let data = opened(directory)?;
+        let lock = DirectoryLock::acquire(directory)?;
+        let log = opened(&directory.join(LOG))?;
+        let state = StateDirectory::sled(directory, config.sled.clone());
+        let (mut store, frontier, report) = Self::open(StoreFiles { data, log }, state, config)?;
+        store._lock = Some(lock);
+        Ok((store, frontier, report))
+    }
+}
+
+impl<F: Files, S: StateStore> Store<F, S> {
+    /// Opens the log and the state, mends or rebuilds the state where that can be done, and
+    /// replays what it lacks. Returns the frontier that goes with the records.
+    ///
+    /// The caller sees to it that no other process has the files: see [`DirectoryLock`].
+    ///
+    /// # Errors
+    /// When a part cannot be opened, is damaged, or does not fit the others: see [`OpenError`].
+    pub fn open<O: StateOpener<State = S>>(
+        files: impl Into<StoreFiles<F>>,
+        mut state: O,
+        config: &StoreConfig,
+    ) -> Result<(Self, Frontier, OpenReport), OpenError> {
+        let files = files.into();
+        let mark = read_mark(&files.data)?;
+        let (log, recovery) = Log::open(files.log, config.log.clone(), mark)?;
+        let base = open_state(&mut state, &log.reader(), log.durable_end(), mark, config)?;
+        let published = Arc::new(Published::new(base.state));
+        let frontier = base.held.frontier.clone();
+        let mut replay = Replay {
+            overlay: Overlay::new(Arc::clone(&published)),
+            checkpointer: Checkpointer::new(config.checkpoint.clone(), published, base.held),
+            frontier,
+            replayed: 0,
+            data: &files.data,
+            #[cfg(feature = "seeded-bugs")]
+            bugs: config.bugs,
+        };
+        log.replay(base.from, &mut |end, bytes| replay.apply(end, &bytes))?;
+        replay.overlay.publish();
+        let report =
+            OpenReport { log: recovery, state: base.report, replayed_from: base.from, replayed: replay.replayed };
+        let Replay { overlay, checkpointer, frontier, .. } = replay;
+        let store = Self {
+            data: files.data,
+            log,
+            overlay,
+            checkpointer,
+            _lock: None,
+            #[cfg(feature = "seeded-bugs")]
+            bugs: config.bugs,
+        };
+        Ok((store, frontier, report))
+    }
+
+    /// Makes all that was staged durable and then visible, at one moment. Returns up to where: acks and
+    /// feeds may go out to there.
+    ///
+    /// # Errors
+    /// When the log could not be synced, for good. What was staged is then not visible and may or
+    /// may not be on the disk.
+    pub fn sync(&mut self) -> Result<LogPosition, LogError> {
+        let end = self.sync_log()?;
+        self.overlay.publish();
+        Ok(end)
+    }
+
+    /// The first half of [`Store::sync`]: makes all that was staged durable, and leaves it to
+    /// [`Store::publish_staged`] to make it visible. For a caller that publishes more than records
+    /// at that moment.
+    ///
+    /// # Errors
+    /// As [`Store::sync`].
+    pub fn sync_log(&mut self) -> Result<LogPosition, LogError> {
+        self.log.sync()
+    }
+
+    /// Makes all that was staged visible to this node's readers without waiting for the disk: for
+    /// `durability = "interval"` only, where acks and local reads may run ahead of it. Peers are
+    /// sent only what [`Store::sync`] made durable, and so is the state.
+    pub fn publish_staged(&mut self) {
+        self.overlay.publish();
+    }
+
+    /// The end of what is durable.
+    pub fn durable_end(&self) -> LogPosition {
+        self.log.durable_end()
+    }
+
+    /// Reads what is published, on any thread.
+    pub fn reader(&self) -> StateReader<S> {
+        StateReader::new(Arc::clone(self.overlay.published()))
+    }
+
+    /// Reads the durable log, on any thread.
+    pub fn log_reader(&self) -> LogReader<F> {
+        self.log.reader()
+    }
+
+    /// Begins a checkpoint if one is due. `frontier` is that of all that was appended.
+    ///
+    /// To be called right after [`Store::sync`]: `None` is the answer, too, while anything is
+    /// staged, and while a checkpoint is running. Run the job on a thread in the background and
+    /// give what it returns to [`Store::finish_checkpoint`]. When it failed, drop the error where
+    /// it was noted: the same records are tried again after some more writes, and until then reads
+    /// find them in memory and a crash finds them in the log.
+    pub fn begin_checkpoint(&mut self, frontier: &Frontier) -> Option<CheckpointJob<F, S>> {
+        match self.checkpointer.is_due() {
+            true => self.begin_checkpoint_now(frontier),
+            false => None,
+        }
+    }
+
+    /// Begins a checkpoint though none is due: before a stop, to shorten the next start.
+    /// Otherwise as [`Store::begin_checkpoint`].
+    pub fn begin_checkpoint_now(&mut self, frontier: &Frontier) -> Option<CheckpointJob<F, S>> {
+        let durable = self.log.durable_end();
+        let all_is_durable = self.overlay.is_empty() && self.log.staged_end() == durable;
+        match all_is_durable {
+            true => self.checkpointer.begin(&self.data, frontier, durable),
+            false => None,
+        }
+    }
+
+    /// Lets go of what a checkpoint has written.
+    ///
+    /// # Panics
+    /// When the checkpoint is not of this store.
+    pub fn finish_checkpoint(&mut self, done: CheckpointDone) -> CheckpointSummary {
+        self.checkpointer.finish(done)
+    }
+
+    /// How far the state holds the log.
+    pub fn checkpointed(&self) -> LogPosition {
+        self.checkpointer.last().position
+    }
+
+    /// Removes the log's segments that lie wholly before `floor`, the caller's reason to keep any,
+    /// and before the checkpoint before last, without which a state that rolls back once could not
+    /// be brought up again. Returns the numbers of those removed: none before there was a
+    /// checkpoint since the start.
+    ///
+    /// # Errors
+    /// When the log could not remove a file.
+    pub fn remove_log_before(&mut self, floor: LogPosition) -> Result<Vec<u64>, LogError> {
+        match self.checkpointer.before_last() {
+            Some(before_last) => self.log.remove_segments_before(before_last.min(floor)),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn staged_record(&self, key: &RecordKey) -> Result<Arc<Record>, StorageError> {
+        #[cfg(feature = "seeded-bugs")]
+        if self.bugs.reads_durable_instead_of_staged {
+            return self.overlay.published().get(key).map_err(storage_error);
+        }
+        self.overlay.get(key).map_err(storage_error)
+    }
+}
+
+impl<F: Files, S: StateStore> Records for Store<F, S> {
+    fn record_mut(&mut self, key: &RecordKey) -> Result<&mut Record, StorageError> {
+        self.overlay.record_mut(key)
+    }
+}
+
+impl<F: Files, S: StateStore> Storage for Store<F, S> {
+    fn record(&mut self, key: &RecordKey) -> Result<Record, StorageError> {
+        Ok(Arc::unwrap_or_clone(self.staged_record(key)?))
+    }
+
+    fn append(&mut self, write_set: &Bytes, before: &ChainHeads) -> Result<LogPosition, StorageError> {
+        #[cfg(feature = "seeded-bugs")]
+        if self.bugs.absorb_removed_at_once {
+            self.overlay.drop_void_absorb(before.applied());
+        }
+        let end = self.log.append(write_set, before).map_err(storage_error)?;
+        self.checkpointer.note_logged(write_set.len());
+        Ok(end)
+    }
+
+    fn staged_end(&self) -> LogPosition {
+        self.log.staged_end()
+    }
+
+    fn keyspace_records(&mut self, keyspace: KeyspaceId) -> Result<Vec<(RecordKey, Record)>, StorageError> {
+        let records = self.overlay.keyspace(keyspace).map_err(storage_error)?;
+        Ok(records.into_iter().map(|(key, record)| (key, Arc::unwrap_or_clone(record))).collect())
+    }
+}
