@@ -28,9 +28,7 @@ impl FromStr for NodeAddress {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
-        let error = || AddressError {
-            text: text.chars().take(80).collect(),
-        };
+        let error = || AddressError { text: text.chars().take(80).collect() };
         let (host, port) = text.rsplit_once(':').ok_or_else(error)?;
         let port_is_one = port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0);
         if port_is_one && is_host(host) && text.len() <= ADDRESS_BYTES_MAX {
@@ -70,7 +68,19 @@ mod tests {
         for text in ["127.0.0.1:7401", "[::1]:1", "node-1.example:65535", "a_b:7"] {
             assert_eq!(text.parse::<NodeAddress>().unwrap().to_string(), text);
         }
-        for text in ["", ":7401", "host", "host:", "host:0", "host:65536", "host:+1", "::1:7401", "[::1]", "a b:1", "http://a:1"] {
+        for text in [
+            "",
+            ":7401",
+            "host",
+            "host:",
+            "host:0",
+            "host:65536",
+            "host:+1",
+            "::1:7401",
+            "[::1]",
+            "a b:1",
+            "http://a:1",
+        ] {
             let error = text.parse::<NodeAddress>().unwrap_err();
             assert!(error.to_string().contains("127.0.0.1:7401"), "{text}: {error}");
         }

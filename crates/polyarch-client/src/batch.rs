@@ -16,10 +16,7 @@ pub struct Batch {
 
 impl Batch {
     pub(crate) fn new(client: Client) -> Self {
-        Self {
-            client,
-            write: WriteRequest::default(),
-        }
+        Self { client, write: WriteRequest::default() }
     }
 
     /// Puts a value in place of all that the node holds of the key.
@@ -28,7 +25,13 @@ impl Batch {
     }
 
     /// Puts a value in place of what is named.
-    pub fn put_with(self, keyspace: &str, key: impl AsRef<[u8]>, value: impl Into<Bytes>, supersede: Supersede) -> Self {
+    pub fn put_with(
+        self,
+        keyspace: &str,
+        key: impl AsRef<[u8]>,
+        value: impl Into<Bytes>,
+        supersede: Supersede,
+    ) -> Self {
         self.change(change(keyspace, key.as_ref(), Some(value.into()), supersede))
     }
 
@@ -67,12 +70,7 @@ impl Batch {
 }
 
 pub(crate) fn change(keyspace: &str, key: &[u8], put: Option<Bytes>, supersede: Supersede) -> WriteChange {
-    WriteChange {
-        keyspace: keyspace.to_owned(),
-        key: Bytes::copy_from_slice(key),
-        put,
-        supersede,
-    }
+    WriteChange { keyspace: keyspace.to_owned(), key: Bytes::copy_from_slice(key), put, supersede }
 }
 
 pub(crate) fn written(response: Response) -> Option<Written> {

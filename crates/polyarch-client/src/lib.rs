@@ -69,5 +69,7 @@ pub use session::Session;
 pub use polyarch_crdt::{Dot, Hlc, Origin, SealedContext, TokenError};
 pub use polyarch_protocol::KeyspaceId;
 pub use polyarch_protocol::catalog::KeyspaceKind;
-pub use polyarch_protocol::client::{CountersView, KeyspaceView, PeerView, Refusal, SiblingView, StatusView, Supersede, Written};
+pub use polyarch_protocol::client::{
+    CountersView, KeyspaceView, PeerView, Refusal, SiblingView, StatusView, Supersede, Written,
+};
 pub use polyarch_transport::{BindError, CredentialsError, TransportConfig};

@@ -104,10 +104,9 @@ impl Scan {
 
 fn page(response: Response) -> Option<Page> {
     match response {
-        Response::Page { records, next, .. } => Some(Page {
-            records: records.into_iter().filter_map(shown).collect(),
-            next,
-        }),
+        Response::Page { records, next, .. } => {
+            Some(Page { records: records.into_iter().filter_map(shown).collect(), next })
+        }
         _ => None,
     }
 }

@@ -21,10 +21,7 @@ pub struct Session {
 
 impl Session {
     pub(crate) fn new(client: &Client, seen: Arc<Seen>) -> Self {
-        Self {
-            client: client.clone().within(Arc::clone(&seen)),
-            seen,
-        }
+        Self { client: client.clone().within(Arc::clone(&seen)), seen }
     }
 
     /// What the session has seen, as opaque bytes for [`Client::resume`], in this or another process.

@@ -1,7 +1,7 @@
 use std::cmp::Ordering;
 use std::fmt;
 
-use crdts::{CmRDT, CvRDT, VClock};
+use crdts::{CmRDT, VClock};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{Dot, Origin};
@@ -42,13 +42,13 @@ impl AppliedSet {
     /// # Panics
     /// When `dot` is not the next of its origin: a gap would make the set claim what was never applied.
     pub fn add(&mut self, dot: Dot) {
-        assert_eq!(dot.seq, self.seq(dot.origin) + 1, "{dot} is not the next of its origin");
+        assert_eq!(Some(dot.seq), self.seq(dot.origin).checked_add(1), "{dot} is not the next of its origin");
         self.clock.apply(dot.into());
     }
 
     /// Adds all that `other` holds.
     pub fn join(&mut self, other: &AppliedSet) {
-        self.clock.merge(other.clock.clone());
+        other.iter().for_each(|dot| self.clock.apply(dot.into()));
     }
 
     /// The part of this set that `older` does not include: each origin with its seq here.
@@ -103,7 +103,8 @@ impl Serialize for AppliedSet {
 impl<'de> Deserialize<'de> for AppliedSet {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let dots = Vec::<Dot>::deserialize(deserializer)?;
-        let canonical = dots.iter().all(|dot| dot.seq > 0) && dots.windows(2).all(|pair| pair[0].origin < pair[1].origin);
+        let canonical =
+            dots.iter().all(|dot| dot.seq > 0) && dots.windows(2).all(|pair| pair[0].origin < pair[1].origin);
         if !canonical {
             return Err(serde::de::Error::custom(
                 "an applied-set names each origin once, in order, with a seq above 0",

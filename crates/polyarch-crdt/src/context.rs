@@ -26,11 +26,7 @@ impl CausalContext {
     /// The context of a client that was shown all of `record`.
     pub fn of(record: &Record) -> Self {
         let live = record.fields().iter().filter(|f| !f.siblings().is_empty());
-        Self {
-            fields: live
-                .map(|f| (f.path().clone(), f.siblings().iter().map(|s| s.dot).collect()))
-                .collect(),
-        }
+        Self { fields: live.map(|f| (f.path().clone(), f.siblings().iter().map(|s| s.dot).collect())).collect() }
     }
 
     /// The dots shown of one field.
@@ -76,10 +72,14 @@ pub struct SealedContext(Vec<u8>);
 #[non_exhaustive]
 pub enum ContextError {
     /// Altered, cut short, or made for another key, keyspace or cluster.
-    #[error("this context was not issued by this cluster for this key; read the key again and use the context it returns")]
+    #[error(
+        "this context was not issued by this cluster for this key; read the key again and use the context it returns"
+    )]
     NotIssued,
     /// Sealed with a cluster key this node does not hold (yet).
-    #[error("this context is sealed with cluster key {key_id}, which this node does not hold; retry, or read the key again here")]
+    #[error(
+        "this context is sealed with cluster key {key_id}, which this node does not hold; retry, or read the key again here"
+    )]
     UnknownKey {
         /// The key's id.
         key_id: u32,
@@ -121,10 +121,7 @@ impl SealedContext {
             return Err(ContextError::UnknownVersion { version });
         }
         let (signed, mac) = self.0.split_last_chunk::<MAC_BYTES>().ok_or(ContextError::NotIssued)?;
-        let key_id = signed
-            .get(1..HEADER_BYTES)
-            .and_then(|id| id.try_into().ok())
-            .ok_or(ContextError::NotIssued)?;
+        let key_id = signed.get(1..HEADER_BYTES).and_then(|id| id.try_into().ok()).ok_or(ContextError::NotIssued)?;
         let key_id = u32::from_le_bytes(key_id);
         let key = keys.find(key_id).ok_or(ContextError::UnknownKey { key_id })?;
         // BLAKE3's own hash type compares in constant time; so does this fold.

@@ -91,16 +91,13 @@ impl FromStr for Dot {
         let parsed = (|| {
             let (origin, seq) = text.split_once(':')?;
             let (server_id, epoch) = origin.split_once('-')?;
-            let dot = Dot::new(
-                Origin::new(server_id.parse().ok()?, u32::from_str_radix(epoch, 16).ok()?),
-                seq.parse().ok()?,
-            );
+            let dot =
+                Dot::new(Origin::new(server_id.parse().ok()?, u32::from_str_radix(epoch, 16).ok()?), seq.parse().ok()?);
             // Only the canonical form is a GTID: no signs, no leading zeros, no short epochs.
-            (dot.to_string() == text).then_some(dot)
+            let is_canonical = dot.to_string() == text;
+            (is_canonical && dot.seq > 0 && dot.origin.server_id > 0).then_some(dot)
         })();
-        parsed.ok_or_else(|| ParseDotError {
-            text: text.chars().take(80).collect(),
-        })
+        parsed.ok_or_else(|| ParseDotError { text: text.chars().take(80).collect() })
     }
 }
 
@@ -118,16 +115,7 @@ mod tests {
 
     #[test]
     fn what_is_not_canonical_is_no_gtid() {
-        for text in [
-            "",
-            "3",
-            "3:1",
-            "3-1:1",
-            "+3-00000001:1",
-            "3-00000001:01",
-            "3-00000001:",
-            "3-0000000A:1",
-        ] {
+        for text in ["", "3", "3:1", "3-1:1", "+3-00000001:1", "3-00000001:01", "3-00000001:", "3-0000000A:1"] {
             assert!(text.parse::<Dot>().is_err(), "{text}");
         }
     }

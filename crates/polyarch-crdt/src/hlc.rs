@@ -105,10 +105,7 @@ mod tests {
     #[test]
     fn an_absurd_stamp_is_not_merged() {
         let mut clock = HlcClock::default();
-        assert_eq!(
-            clock.observe(Hlc::new(10_000, 7), 0, 9_999),
-            Observed::TooFarAhead { ahead_ms: 10_000 }
-        );
+        assert_eq!(clock.observe(Hlc::new(10_000, 7), 0, 9_999), Observed::TooFarAhead { ahead_ms: 10_000 });
         assert_eq!(clock.tick(5), Hlc::new(5, 0));
         assert_eq!(clock.observe(Hlc::new(10_000, 7), 1, 9_999), Observed::Merged);
         assert_eq!(clock.tick(5), Hlc::new(10_000, 8));

@@ -121,19 +121,10 @@ impl Record {
         }
         let absorbed = change.put.is_some() && field.absorb.binary_search(&dot).is_ok();
         let added = match change.put {
-            Some(value) if !absorbed => field.insert(Sibling {
-                dot,
-                hlc,
-                value: value.clone(),
-            }),
+            Some(value) if !absorbed => field.insert(Sibling { dot, hlc, value: value.clone() }),
             _ => false,
         };
-        let outcome = Outcome {
-            dropped,
-            added,
-            absorbed,
-            siblings: field.siblings.len(),
-        };
+        let outcome = Outcome { dropped, added, absorbed, siblings: field.siblings.len() };
         if field.is_empty() {
             self.fields.remove(at);
         }
@@ -151,10 +142,7 @@ impl Record {
         let nothing = Field::default();
         let fields = paths.into_iter().map(|path| {
             let (mine, theirs) = (self.field(path).unwrap_or(&nothing), other.field(path).unwrap_or(&nothing));
-            let mut joined = Field {
-                path: path.clone(),
-                ..Field::default()
-            };
+            let mut joined = Field { path: path.clone(), ..Field::default() };
             for (one, two, two_applied) in [(mine, theirs, other_applied), (theirs, mine, applied)] {
                 for sibling in one.siblings.iter().filter(|s| two.keeps(s.dot, two_applied)) {
                     joined.insert(sibling.clone());
@@ -163,9 +151,7 @@ impl Record {
             }
             joined
         });
-        Record {
-            fields: fields.filter(|f| !f.is_empty()).collect(),
-        }
+        Record { fields: fields.filter(|f| !f.is_empty()).collect() }
     }
 
     /// Forgets absorb entries that `checkpointed` includes: the applied-set that the newest
@@ -213,10 +199,10 @@ impl Record {
     /// empty fields, a sibling that its own field absorbs.
     pub fn validate(&self) -> Result<(), &'static str> {
         let paths_rise = self.fields.windows(2).all(|pair| pair[0].path < pair[1].path);
-        let dots_rise = self
-            .fields
-            .iter()
-            .all(|f| f.siblings.windows(2).all(|pair| pair[0].dot < pair[1].dot) && f.absorb.windows(2).all(|pair| pair[0] < pair[1]));
+        let dots_rise = self.fields.iter().all(|f| {
+            f.siblings.windows(2).all(|pair| pair[0].dot < pair[1].dot)
+                && f.absorb.windows(2).all(|pair| pair[0] < pair[1])
+        });
         let shows_absorbed = |f: &Field| f.siblings.iter().any(|s| f.absorb.binary_search(&s.dot).is_ok());
         match (paths_rise, dots_rise) {
             (false, _) => Err("fields are not in order"),
@@ -231,13 +217,7 @@ impl Record {
         match self.fields.binary_search_by(|f| f.path.cmp(path)) {
             Ok(at) => at,
             Err(at) => {
-                self.fields.insert(
-                    at,
-                    Field {
-                        path: path.clone(),
-                        ..Field::default()
-                    },
-                );
+                self.fields.insert(at, Field { path: path.clone(), ..Field::default() });
                 at
             }
         }

@@ -29,7 +29,7 @@ impl SessionToken {
     /// Reads what [`SessionToken::to_bytes`] wrote.
     ///
     /// # Errors
-    /// When the bytes are of another version, cut short, followed by more, or not canonical.
+    /// When the bytes are of another version, cut short, followed by more, or not in order.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, TokenError> {
         match bytes {
             [TOKEN_VERSION, body @ ..] => match postcard::take_from_bytes(body) {

@@ -72,9 +72,8 @@ mod tests {
         let roles = Roles { admin: vec!["ops".into()], write: vec!["app".into()], read: vec!["*".into()] };
         let create = Request::CreateKeyspace { name: "k".into(), kind: polyarch_protocol::catalog::KeyspaceKind::Lww };
         let write = Request::Write(Default::default());
-        let allowed = |name: &str| {
-            [&create, &write, &Request::Status].map(|request| roles.authorize(name, request).is_ok())
-        };
+        let allowed =
+            |name: &str| [&create, &write, &Request::Status].map(|request| roles.authorize(name, request).is_ok());
         assert_eq!(allowed("ops"), [true, true, true]);
         assert_eq!(allowed("app"), [false, true, true]);
         assert_eq!(allowed("anyone"), [false, false, true]);

@@ -255,7 +255,18 @@ pub enum ConfigError {
 }
 
 const TOP_LEVEL: &[&str] = &[
-    "data_dir", "listen", "advertise", "peers", "ca", "cert", "key", "storage", "roles", "limits", "gossip", "runtime",
+    "data_dir",
+    "listen",
+    "advertise",
+    "peers",
+    "ca",
+    "cert",
+    "key",
+    "storage",
+    "roles",
+    "limits",
+    "gossip",
+    "runtime",
 ];
 
 const SECTIONS: &[(&str, &[&str])] = &[
@@ -459,10 +470,7 @@ mod tests {
     #[test]
     fn an_unknown_key_is_refused_with_the_nearest_known_one() {
         let error = parse("[storage]\ndurabilty = 'sync'").unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "node.toml: unknown setting `storage.durabilty`; did you mean `storage.durability`?"
-        );
+        assert_eq!(error, "node.toml: unknown setting `storage.durabilty`; did you mean `storage.durability`?");
         let error = parse("peer = []").unwrap_err().to_string();
         assert!(error.contains("did you mean `peers`?"), "{error}");
     }

@@ -14,7 +14,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use polyarch_protocol::client::{Refusal, Response};
-use polyarch_protocol::{Durability, Input, LinkId, LogPosition, Now, Output, Replica, RequestTag, Storage};
+use polyarch_protocol::{
+    ChainHeads, Durability, Input, LinkId, LogPosition, LogSource, Now, Output, Replica, RequestTag, Storage,
+};
 use polyarch_store::{CheckpointDone, CheckpointError, DiskStore};
 use polyarch_transport::CloseCode;
 use tokio::sync::{mpsc as tokio_mpsc, watch};
@@ -32,7 +34,6 @@ const TICK: Duration = Duration::from_millis(100);
 pub(crate) type Answer = (u64, Result<Response, Refusal>);
 
 /// What the driver is told.
-#[derive(Debug)]
 pub(crate) enum ToDriver {
     Input(Box<Input>),
     /// A client's stream, to be answered here.
@@ -342,10 +343,9 @@ impl Driver {
         if !self.config.remove_log || self.failed || self.is_staged() {
             return;
         }
-        if !self.replica.all_members_have(self.replica.durable_applied()) {
-            return;
-        }
-        let floor = self.replica.storage().checkpointed();
+        let everyone_has = |heads: &ChainHeads| self.replica.all_members_have(heads.applied());
+        let Some(mark) = self.replica.storage().log_reader().last_mark(&everyone_has) else { return };
+        let floor = mark.position;
         match self.replica.storage_mut().remove_log_before(floor) {
             Ok(removed) if removed.is_empty() => {}
             Ok(removed) => info!(?removed, "removed log segments that every member has"),

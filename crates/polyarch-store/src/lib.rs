@@ -2,7 +2,8 @@
 //!
 //! The [log](log) is the truth: write sets in the order they were applied here. The
 //! [state](state) is what they add up to, written by checkpoints in the background, and between
-//! the two lies the [memtable]. [`Store`] puts them together for the replica.
+//! the two lies the [memtable]. [`Store`] puts them together for the replica, and [`verify()`] checks
+//! them against each other.
 
 pub mod files;
 pub mod log;
@@ -15,6 +16,7 @@ mod open;
 mod overlay;
 mod published;
 mod store;
+mod verify;
 
 pub use checkpointer::{
     CheckpointConfig, CheckpointDone, CheckpointError, CheckpointJob, CheckpointSummary, MarkError,
@@ -25,3 +27,4 @@ pub use published::StateReader;
 #[cfg(feature = "seeded-bugs")]
 pub use store::SeededBugs;
 pub use store::{DiskStore, Store, StoreConfig, StoreFiles};
+pub use verify::{DumpError, LogEntry, Problem, VerifyConfig, VerifyError, VerifyReport, dump, verify, verify_parts};

@@ -36,10 +36,26 @@ impl DirectoryLock {
     /// # Errors
     /// When another process, or another part of this one, has locked it.
     pub fn acquire(directory: &Path) -> Result<Self, LockError> {
-        let io = |source| LockError::Io { directory: directory.to_path_buf(), source };
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).write(true);
-        let file = options.open(directory.join(LOCK)).map_err(io)?;
+        Self::lock(directory, options.open(directory.join(LOCK)))
+    }
+
+    /// Locks a data directory without creating anything; `None` when it has no `LOCK` file, so
+    /// that nobody can have locked it.
+    ///
+    /// # Errors
+    /// As [`DirectoryLock::acquire`].
+    pub fn acquire_existing(directory: &Path) -> Result<Option<Self>, LockError> {
+        match File::open(directory.join(LOCK)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            file => Self::lock(directory, file).map(Some),
+        }
+    }
+
+    fn lock(directory: &Path, file: io::Result<File>) -> Result<Self, LockError> {
+        let io = |source| LockError::Io { directory: directory.to_path_buf(), source };
+        let file = file.map_err(io)?;
         match file.try_lock() {
             Ok(()) => Ok(Self { _file: file }),
             Err(TryLockError::WouldBlock) => Err(LockError::InUse(directory.to_path_buf())),

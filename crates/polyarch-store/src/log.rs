@@ -34,6 +34,8 @@ mod format;
 mod inspect;
 mod reader;
 mod recovery;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 use std::io;

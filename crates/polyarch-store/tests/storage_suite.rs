@@ -273,7 +273,7 @@ fn it_behaves_like_an_ordered_map(mut backend: impl Backend, steps: Vec<Step>) -
             state.scan(&ScanRange::everything(), usize::MAX).unwrap().into_iter().collect();
         prop_assert_eq!(&found, &model);
         for number in (0..400).step_by(37) {
-            prop_assert_eq!(state.get(&key(number)).unwrap().as_ref(), model.get(&key(number)));
+            prop_assert_eq!(state.get(&key(number)).unwrap(), model.get(&key(number)).cloned());
             let after = state.scan(&ScanRange::everything().after(key(number)), 3).unwrap();
             let expected: Vec<_> = model.range(key(number)..).filter(|(k, _)| **k != key(number)).take(3).collect();
             prop_assert!(after.iter().map(|(k, v)| (k, v)).eq(expected));

@@ -178,12 +178,8 @@ fn parse(der: &[u8]) -> Result<X509Certificate<'_>, CertificateNameError> {
 
 fn name_of(certificate: &X509Certificate<'_>) -> Result<CertificateName, CertificateNameError> {
     // Also refuses a certificate with the extension twice.
-    let extension = certificate
-        .subject_alternative_name()
-        .map_err(|_| CertificateNameError::Malformed)?;
-    let names = extension
-        .map(|extension| extension.value.general_names.as_slice())
-        .unwrap_or_default();
+    let extension = certificate.subject_alternative_name().map_err(|_| CertificateNameError::Malformed)?;
+    let names = extension.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();
     match names {
         [] => Err(CertificateNameError::NoName),
         [GeneralName::URI(uri)] => Ok(uri.parse()?),
@@ -194,11 +190,7 @@ fn name_of(certificate: &X509Certificate<'_>) -> Result<CertificateName, Certifi
 
 fn system_time(time: ASN1Time) -> Result<SystemTime, CertificateNameError> {
     let seconds = Duration::from_secs(time.timestamp().unsigned_abs());
-    let moment = if time.timestamp() < 0 {
-        UNIX_EPOCH.checked_sub(seconds)
-    } else {
-        UNIX_EPOCH.checked_add(seconds)
-    };
+    let moment = if time.timestamp() < 0 { UNIX_EPOCH.checked_sub(seconds) } else { UNIX_EPOCH.checked_add(seconds) };
     moment.ok_or(CertificateNameError::Malformed)
 }
 

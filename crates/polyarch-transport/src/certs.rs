@@ -18,7 +18,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PublicKeyData, SanType,
 };
 use rustls::pki_types::CertificateDer;
 
@@ -55,11 +56,7 @@ pub struct CertificateOptions {
 
 impl Default for CertificateOptions {
     fn default() -> Self {
-        Self {
-            validity_days: None,
-            overwrite: false,
-            now: SystemTime::now(),
-        }
+        Self { validity_days: None, overwrite: false, now: SystemTime::now() }
     }
 }
 
@@ -88,10 +85,7 @@ impl CertificateFiles {
 
     fn named(directory: &Path, stem: &str) -> Self {
         // Not `with_extension`: a client's name may hold dots.
-        Self {
-            certificate: directory.join(format!("{stem}.pem")),
-            key: directory.join(format!("{stem}.key")),
-        }
+        Self { certificate: directory.join(format!("{stem}.pem")), key: directory.join(format!("{stem}.key")) }
     }
 }
 
@@ -101,7 +95,11 @@ impl CertificateFiles {
 ///
 /// [`IssueError::Exists`] when there is an authority already; everything else is about the disk. No existing file was
 /// changed, unless [`overwrite`](CertificateOptions::overwrite) was set.
-pub fn create_ca(directory: impl AsRef<Path>, cluster: &ClusterName, options: &CertificateOptions) -> Result<CertificateFiles, IssueError> {
+pub fn create_ca(
+    directory: impl AsRef<Path>,
+    cluster: &ClusterName,
+    options: &CertificateOptions,
+) -> Result<CertificateFiles, IssueError> {
     let directory = directory.as_ref();
     create_directory(directory)?;
     let files = CertificateFiles::of_authority(directory);
@@ -127,14 +125,15 @@ pub fn create_ca(directory: impl AsRef<Path>, cluster: &ClusterName, options: &C
 /// [`IssueError::Authority`] when the authority cannot be loaded, [`IssueError::OtherCluster`] when it belongs to
 /// another cluster than the identity, [`IssueError::Exists`] when the identity has a certificate already. No existing
 /// file was changed, unless [`overwrite`](CertificateOptions::overwrite) was set.
-pub fn issue(directory: impl AsRef<Path>, identity: &Identity, options: &CertificateOptions) -> Result<CertificateFiles, IssueError> {
+pub fn issue(
+    directory: impl AsRef<Path>,
+    identity: &Identity,
+    options: &CertificateOptions,
+) -> Result<CertificateFiles, IssueError> {
     let directory = directory.as_ref();
     let authority = Authority::load(directory, options.now)?;
     if identity.cluster() != &authority.cluster {
-        return Err(IssueError::OtherCluster {
-            authority: authority.cluster,
-            identity: identity.cluster().clone(),
-        });
+        return Err(IssueError::OtherCluster { authority: authority.cluster, identity: identity.cluster().clone() });
     }
     let files = CertificateFiles::of(directory, identity);
     check_free(&files, options)?;
@@ -155,11 +154,9 @@ pub fn issue(directory: impl AsRef<Path>, identity: &Identity, options: &Certifi
     set_validity(&mut params, options, MEMBER_VALIDITY_DAYS, Some(authority.not_after))?;
 
     let key = new_key()?;
-    let issuer =
-        Issuer::from_ca_cert_der(&authority.certificate, &authority.key).map_err(|cause| IssueError::Signing(cause.to_string()))?;
-    let certificate = params
-        .signed_by(&key, &issuer)
+    let issuer = Issuer::from_ca_cert_der(&authority.certificate, &authority.key)
         .map_err(|cause| IssueError::Signing(cause.to_string()))?;
+    let certificate = params.signed_by(&key, &issuer).map_err(|cause| IssueError::Signing(cause.to_string()))?;
     write_pair(&files, &certificate.pem(), &key.serialize_pem(), options)?;
     Ok(files)
 }
@@ -216,7 +213,8 @@ struct Authority {
 impl Authority {
     fn load(directory: &Path, now: SystemTime) -> Result<Self, IssueError> {
         let files = CertificateFiles::of_authority(directory);
-        let (cluster, certificate) = credentials::load_authority(&files.certificate, now).map_err(IssueError::Authority)?;
+        let (cluster, certificate) =
+            credentials::load_authority(&files.certificate, now).map_err(IssueError::Authority)?;
         let summary = CertificateSummary::of(&certificate)
             .map_err(|cause| IssueError::Authority(CredentialsError::certificate(&files.certificate, cause.into())))?;
         let pem = credentials::read_key(&files.key).map_err(IssueError::Authority)?;
@@ -232,12 +230,7 @@ impl Authority {
                 certificate: files.certificate,
             }));
         }
-        Ok(Self {
-            cluster,
-            certificate,
-            not_after: summary.not_after,
-            key,
-        })
+        Ok(Self { cluster, certificate, not_after: summary.not_after, key })
     }
 }
 
@@ -247,10 +240,7 @@ fn new_key() -> Result<KeyPair, IssueError> {
 
 fn params_for(name: &CertificateName, common_name: &str) -> Result<CertificateParams, IssueError> {
     let mut params = CertificateParams::default();
-    let uri = name
-        .to_string()
-        .try_into()
-        .map_err(|cause: rcgen::Error| IssueError::Signing(cause.to_string()))?;
+    let uri = name.to_string().try_into().map_err(|cause: rcgen::Error| IssueError::Signing(cause.to_string()))?;
     params.subject_alt_names = vec![SanType::URI(uri)];
     // For the eyes of people only: nothing here reads the distinguished name. X.509 bounds each part at 64 characters.
     params.distinguished_name = rcgen::DistinguishedName::new();
@@ -267,10 +257,9 @@ fn set_validity(
 ) -> Result<(), IssueError> {
     let days = options.validity_days.unwrap_or(default_days);
     let refused = IssueError::Validity { days };
-    let (Some(not_before), Some(not_after)) = (
-        options.now.checked_sub(BACKDATED),
-        options.now.checked_add(DAY.saturating_mul(days)),
-    ) else {
+    let (Some(not_before), Some(not_after)) =
+        (options.now.checked_sub(BACKDATED), options.now.checked_add(DAY.saturating_mul(days)))
+    else {
         return Err(refused);
     };
     let not_after = not_after_max.map_or(not_after, |max| not_after.min(max));
@@ -291,10 +280,7 @@ fn create_directory(directory: &Path) -> Result<(), IssueError> {
         .recursive(true)
         .mode(0o700)
         .create(directory)
-        .map_err(|cause| IssueError::Write {
-            path: directory.to_owned(),
-            cause,
-        })
+        .map_err(|cause| IssueError::Write { path: directory.to_owned(), cause })
 }
 
 fn check_free(files: &CertificateFiles, options: &CertificateOptions) -> Result<(), IssueError> {
@@ -311,7 +297,12 @@ fn check_free(files: &CertificateFiles, options: &CertificateOptions) -> Result<
 }
 
 /// The key first: a key without certificate is useless, a certificate without key looks finished.
-fn write_pair(files: &CertificateFiles, certificate: &str, key: &str, options: &CertificateOptions) -> Result<(), IssueError> {
+fn write_pair(
+    files: &CertificateFiles,
+    certificate: &str,
+    key: &str,
+    options: &CertificateOptions,
+) -> Result<(), IssueError> {
     write_file(&files.key, key, 0o600, options.overwrite)?;
     write_file(&files.certificate, certificate, 0o644, options.overwrite).inspect_err(|_| {
         if !options.overwrite {
@@ -321,10 +312,7 @@ fn write_pair(files: &CertificateFiles, certificate: &str, key: &str, options: &
 }
 
 fn write_file(path: &Path, content: &str, mode: u32, overwrite: bool) -> Result<(), IssueError> {
-    let write_error = |cause| IssueError::Write {
-        path: path.to_owned(),
-        cause,
-    };
+    let write_error = |cause| IssueError::Write { path: path.to_owned(), cause };
     let temporary = temporary_beside(path);
     let placed = write_synced(&temporary, content, mode).and_then(|()| {
         if overwrite {
@@ -341,13 +329,8 @@ fn write_file(path: &Path, content: &str, mode: u32, overwrite: bool) -> Result<
             _ => write_error(cause),
         });
     }
-    let directory = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    File::open(directory)
-        .and_then(|directory| directory.sync_all())
-        .map_err(write_error)
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(write_error)
 }
 
 fn write_synced(path: &Path, content: &str, mode: u32) -> io::Result<()> {
@@ -389,20 +372,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let ca = create_ca(directory.path(), &cluster("c"), &CertificateOptions::default()).unwrap();
         let node = issue(directory.path(), &identity("polyarch://c/node/7"), &CertificateOptions::default()).unwrap();
-        let client = issue(
-            directory.path(),
-            &identity("polyarch://c/client/a.b"),
-            &CertificateOptions::default(),
-        )
-        .unwrap();
+        let client =
+            issue(directory.path(), &identity("polyarch://c/client/a.b"), &CertificateOptions::default()).unwrap();
         for files in [&ca, &node, &client] {
             assert_eq!(mode(&files.key), 0o600);
             assert_eq!(mode(&files.certificate) & 0o022, 0);
         }
-        let mut names: Vec<_> = fs::read_dir(directory.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name())
-            .collect();
+        let mut names: Vec<_> =
+            fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         names.sort();
         let expected = ["ca.key", "ca.pem", "client-a.b.key", "client-a.b.pem", "node-7.key", "node-7.pem"];
         assert_eq!(names, expected);
@@ -421,10 +398,7 @@ mod tests {
         assert_eq!(summary.not_after, now + DAY * AUTHORITY_VALIDITY_DAYS);
         let summary = describe(&node.certificate).unwrap();
         assert_eq!(summary.name, CertificateName::Member(identity("polyarch://c/node/7")));
-        assert_eq!(
-            (summary.not_before, summary.not_after),
-            (now - BACKDATED, now + DAY * MEMBER_VALIDITY_DAYS)
-        );
+        assert_eq!((summary.not_before, summary.not_after), (now - BACKDATED, now + DAY * MEMBER_VALIDITY_DAYS));
         assert_eq!(summary.fingerprint_sha256.len(), 64);
         assert_ne!(summary.fingerprint_sha256, describe(&ca.certificate).unwrap().fingerprint_sha256);
     }
@@ -432,10 +406,7 @@ mod tests {
     #[test]
     fn a_member_never_outlives_its_authority() {
         let directory = tempfile::tempdir().unwrap();
-        let options = CertificateOptions {
-            validity_days: Some(10),
-            ..Default::default()
-        };
+        let options = CertificateOptions { validity_days: Some(10), ..Default::default() };
         let ca = create_ca(directory.path(), &cluster("c"), &options).unwrap();
         let node = issue(directory.path(), &identity("polyarch://c/node/1"), &CertificateOptions::default()).unwrap();
         let not_after = |files: &CertificateFiles| describe(&files.certificate).unwrap().not_after;
@@ -451,10 +422,7 @@ mod tests {
         let files = issue(directory.path(), &node, &options).unwrap();
         let before = [&ca.key, &ca.certificate, &files.key, &files.certificate].map(|path| fs::read(path).unwrap());
 
-        assert!(matches!(
-            create_ca(directory.path(), &cluster("c"), &options),
-            Err(IssueError::Exists { .. })
-        ));
+        assert!(matches!(create_ca(directory.path(), &cluster("c"), &options), Err(IssueError::Exists { .. })));
         assert!(matches!(issue(directory.path(), &node, &options), Err(IssueError::Exists { .. })));
         // One file of the pair is enough to refuse.
         fs::remove_file(&files.certificate).unwrap();
@@ -462,10 +430,7 @@ mod tests {
         let after = [&ca.key, &ca.certificate, &files.key].map(|path| fs::read(path).unwrap());
         assert_eq!(before[..3], after);
 
-        let options = CertificateOptions {
-            overwrite: true,
-            ..options
-        };
+        let options = CertificateOptions { overwrite: true, ..options };
         issue(directory.path(), &node, &options).unwrap();
         assert_ne!(fs::read(&files.key).unwrap(), before[2]);
         assert_eq!(mode(&files.key), 0o600);
@@ -497,29 +462,20 @@ mod tests {
         let options = CertificateOptions::default();
         let node = identity("polyarch://c/node/1");
         let refused = issue(one.path(), &node, &options);
-        assert!(
-            matches!(refused, Err(IssueError::Authority(CredentialsError::Missing { .. }))),
-            "{refused:?}"
-        );
+        assert!(matches!(refused, Err(IssueError::Authority(CredentialsError::Missing { .. }))), "{refused:?}");
 
         let ca = create_ca(one.path(), &cluster("c"), &options).unwrap();
         let other = create_ca(two.path(), &cluster("c"), &options).unwrap();
         fs::copy(&other.key, &ca.key).unwrap();
         let refused = issue(one.path(), &node, &options);
-        assert!(
-            matches!(refused, Err(IssueError::Authority(CredentialsError::KeyMismatch { .. }))),
-            "{refused:?}"
-        );
+        assert!(matches!(refused, Err(IssueError::Authority(CredentialsError::KeyMismatch { .. }))), "{refused:?}");
     }
 
     #[test]
     fn a_validity_that_cannot_be_expressed_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         for days in [0, u32::MAX] {
-            let options = CertificateOptions {
-                validity_days: Some(days),
-                ..Default::default()
-            };
+            let options = CertificateOptions { validity_days: Some(days), ..Default::default() };
             let refused = create_ca(directory.path(), &cluster("c"), &options);
             assert!(matches!(refused, Err(IssueError::Validity { .. })), "{refused:?}");
         }

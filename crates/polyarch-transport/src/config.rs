@@ -99,10 +99,7 @@ impl TransportConfig {
             }
         }
         if self.connections_max > tokio::sync::Semaphore::MAX_PERMITS {
-            return Err(ConfigError::OutOfRange {
-                field: "connections_max",
-                value: self.connections_max as u64,
-            });
+            return Err(ConfigError::OutOfRange { field: "connections_max", value: self.connections_max as u64 });
         }
         if self.keep_alive_interval_ms >= self.idle_timeout_ms {
             return Err(ConfigError::KeepAliveTooSlow {
@@ -168,23 +165,11 @@ mod tests {
     #[test]
     fn the_default_is_sound_and_nonsense_is_named() {
         assert_eq!(TransportConfig::default().check(), Ok(()));
-        let config = TransportConfig {
-            keep_alive_interval_ms: 8_000,
-            ..Default::default()
-        };
+        let config = TransportConfig { keep_alive_interval_ms: 8_000, ..Default::default() };
         assert!(matches!(config.check(), Err(ConfigError::KeepAliveTooSlow { .. })));
         for value in [0, u64::MAX] {
-            let config = TransportConfig {
-                receive_window_bytes: value,
-                ..Default::default()
-            };
-            assert_eq!(
-                config.check(),
-                Err(ConfigError::OutOfRange {
-                    field: "receive_window_bytes",
-                    value
-                })
-            );
+            let config = TransportConfig { receive_window_bytes: value, ..Default::default() };
+            assert_eq!(config.check(), Err(ConfigError::OutOfRange { field: "receive_window_bytes", value }));
         }
     }
 }

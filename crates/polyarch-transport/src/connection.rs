@@ -33,14 +33,7 @@ struct Shared {
 
 impl Connection {
     pub(crate) fn new(quinn: quinn::Connection, identity: Identity, alpn: Alpn, permit: OwnedSemaphorePermit) -> Self {
-        Self {
-            shared: Arc::new(Shared {
-                quinn,
-                identity,
-                alpn,
-                _permit: permit,
-            }),
-        }
+        Self { shared: Arc::new(Shared { quinn, identity, alpn, _permit: permit }) }
     }
 
     /// Who the peer proved to be. On [`Alpn::Peer`] it is always a node.
@@ -250,20 +243,18 @@ impl From<quinn::ConnectionError> for CloseReason {
     fn from(error: quinn::ConnectionError) -> Self {
         use quinn::ConnectionError as E;
         match error {
-            E::ApplicationClosed(close) => Self::ByPeer {
-                code: close.error_code.into(),
-                reason: printable(&close.reason),
-            },
-            E::ConnectionClosed(close) => Self::AbortedByPeer {
-                error: close.error_code.into(),
-                reason: printable(&close.reason),
-            },
+            E::ApplicationClosed(close) => {
+                Self::ByPeer { code: close.error_code.into(), reason: printable(&close.reason) }
+            }
+            E::ConnectionClosed(close) => {
+                Self::AbortedByPeer { error: close.error_code.into(), reason: printable(&close.reason) }
+            }
             E::LocallyClosed => Self::Local,
             E::TimedOut => Self::TimedOut,
             E::Reset => Self::Reset,
-            error @ (E::VersionMismatch | E::TransportError(_) | E::CidsExhausted) => Self::Protocol {
-                detail: printable(error.to_string().as_bytes()),
-            },
+            error @ (E::VersionMismatch | E::TransportError(_) | E::CidsExhausted) => {
+                Self::Protocol { detail: printable(error.to_string().as_bytes()) }
+            }
         }
     }
 }
@@ -279,10 +270,7 @@ pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
 /// A peer's text as it may stand in a log line.
 fn printable(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
-    text.chars()
-        .map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c })
-        .take(REASON_CHARS_MAX)
-        .collect()
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).take(REASON_CHARS_MAX).collect()
 }
 
 #[cfg(test)]

@@ -39,11 +39,20 @@ impl Credentials {
     /// # Errors
     ///
     /// [`CredentialsError`] says which file is wrong and what to do about it.
-    pub fn load(authority: impl AsRef<Path>, certificate: impl AsRef<Path>, key: impl AsRef<Path>) -> Result<Self, CredentialsError> {
+    pub fn load(
+        authority: impl AsRef<Path>,
+        certificate: impl AsRef<Path>,
+        key: impl AsRef<Path>,
+    ) -> Result<Self, CredentialsError> {
         Self::load_at(authority.as_ref(), certificate.as_ref(), key.as_ref(), SystemTime::now())
     }
 
-    fn load_at(authority_path: &Path, certificate_path: &Path, key_path: &Path, now: SystemTime) -> Result<Self, CredentialsError> {
+    fn load_at(
+        authority_path: &Path,
+        certificate_path: &Path,
+        key_path: &Path,
+        now: SystemTime,
+    ) -> Result<Self, CredentialsError> {
         let (cluster, authority) = load_authority(authority_path, now)?;
         let (identity, not_after, certificate) = load_member(certificate_path, now)?;
         if identity.cluster() != &cluster {
@@ -60,10 +69,12 @@ impl Credentials {
             .add(authority)
             .map_err(|_| CredentialsError::certificate(authority_path, CertificateNameError::Malformed.into()))?;
         let roots = Arc::new(roots);
-        tls::check_issued(&roots, &certificate, &identity, unix_time(now)).map_err(|cause| CredentialsError::NotIssued {
-            certificate: certificate_path.to_owned(),
-            authority: authority_path.to_owned(),
-            cause,
+        tls::check_issued(&roots, &certificate, &identity, unix_time(now)).map_err(|cause| {
+            CredentialsError::NotIssued {
+                certificate: certificate_path.to_owned(),
+                authority: authority_path.to_owned(),
+                cause,
+            }
         })?;
 
         let pem = read_key(key_path)?;
@@ -76,14 +87,7 @@ impl Credentials {
             key: key_path.to_owned(),
             certificate: certificate_path.to_owned(),
         })?;
-        Ok(Self {
-            shared: Arc::new(Shared {
-                identity,
-                not_after,
-                roots,
-                certified_key: Arc::new(certified_key),
-            }),
-        })
+        Ok(Self { shared: Arc::new(Shared { identity, not_after, roots, certified_key: Arc::new(certified_key) }) })
     }
 
     /// Who these credentials prove one to be.
@@ -222,20 +226,14 @@ impl CredentialsError {
     pub(crate) fn certificate(path: &Path, cause: CertificateError) -> Self {
         match cause {
             CertificateError::Io(cause) => Self::io(path, cause),
-            cause => Self::Certificate {
-                path: path.to_owned(),
-                cause,
-            },
+            cause => Self::Certificate { path: path.to_owned(), cause },
         }
     }
 
     fn io(path: &Path, cause: io::Error) -> Self {
         match cause.kind() {
             io::ErrorKind::NotFound => Self::Missing { path: path.to_owned() },
-            _ => Self::Unreadable {
-                path: path.to_owned(),
-                cause,
-            },
+            _ => Self::Unreadable { path: path.to_owned(), cause },
         }
     }
 }
@@ -243,11 +241,16 @@ impl CredentialsError {
 /// The authority's cluster and certificate; it is valid at `now`.
 ///
 /// The verifier takes a trusted root as it is, whatever its dates say. So they are checked here.
-pub(crate) fn load_authority(path: &Path, now: SystemTime) -> Result<(ClusterName, CertificateDer<'static>), CredentialsError> {
+pub(crate) fn load_authority(
+    path: &Path,
+    now: SystemTime,
+) -> Result<(ClusterName, CertificateDer<'static>), CredentialsError> {
     let (summary, certificate) = load_certificate(path, now)?;
     match summary.name {
         CertificateName::Authority(cluster) => Ok((cluster, certificate)),
-        CertificateName::Member(_) => Err(CredentialsError::certificate(path, CertificateNameError::IsNoAuthority.into())),
+        CertificateName::Member(_) => {
+            Err(CredentialsError::certificate(path, CertificateNameError::IsNoAuthority.into()))
+        }
     }
 }
 
@@ -258,39 +261,38 @@ pub(crate) fn read_key(path: &Path) -> Result<Vec<u8>, CredentialsError> {
     let metadata = file.metadata().map_err(|cause| CredentialsError::io(path, cause))?;
     let mode = metadata.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
-        return Err(CredentialsError::KeyExposed {
-            path: path.to_owned(),
-            mode,
-        });
+        return Err(CredentialsError::KeyExposed { path: path.to_owned(), mode });
     }
     certificate::read_bounded(&file).map_err(|cause| CredentialsError::certificate(path, cause))
 }
 
-fn load_member(path: &Path, now: SystemTime) -> Result<(Identity, SystemTime, CertificateDer<'static>), CredentialsError> {
+fn load_member(
+    path: &Path,
+    now: SystemTime,
+) -> Result<(Identity, SystemTime, CertificateDer<'static>), CredentialsError> {
     let (summary, certificate) = load_certificate(path, now)?;
     match summary.name {
         CertificateName::Member(identity) => Ok((identity, summary.not_after, certificate)),
-        CertificateName::Authority(_) => Err(CredentialsError::certificate(path, CertificateNameError::IsAuthority.into())),
+        CertificateName::Authority(_) => {
+            Err(CredentialsError::certificate(path, CertificateNameError::IsAuthority.into()))
+        }
     }
 }
 
-fn load_certificate(path: &Path, now: SystemTime) -> Result<(CertificateSummary, CertificateDer<'static>), CredentialsError> {
+fn load_certificate(
+    path: &Path,
+    now: SystemTime,
+) -> Result<(CertificateSummary, CertificateDer<'static>), CredentialsError> {
     let (summary, certificate) = read_certificate(path)?;
     if let Ok(ago) = now.duration_since(summary.not_after)
         && !ago.is_zero()
     {
-        return Err(CredentialsError::Expired {
-            path: path.to_owned(),
-            ago,
-        });
+        return Err(CredentialsError::Expired { path: path.to_owned(), ago });
     }
     if let Ok(starts_in) = summary.not_before.duration_since(now)
         && !starts_in.is_zero()
     {
-        return Err(CredentialsError::NotYetValid {
-            path: path.to_owned(),
-            starts_in,
-        });
+        return Err(CredentialsError::NotYetValid { path: path.to_owned(), starts_in });
     }
     Ok((summary, certificate))
 }
@@ -326,7 +328,8 @@ mod tests {
 
     fn authority(cluster: &str) -> (tempfile::TempDir, PathBuf) {
         let directory = tempfile::tempdir().unwrap();
-        let files = certs::create_ca(directory.path(), &cluster.parse().unwrap(), &CertificateOptions::default()).unwrap();
+        let files =
+            certs::create_ca(directory.path(), &cluster.parse().unwrap(), &CertificateOptions::default()).unwrap();
         (directory, files.certificate)
     }
 
@@ -367,10 +370,7 @@ mod tests {
         for mode in [0o640, 0o604, 0o620] {
             fs::set_permissions(&files.key, Permissions::from_mode(mode)).unwrap();
             let error = Credentials::load(&ca, &files.certificate, &files.key).unwrap_err();
-            assert!(
-                matches!(error, CredentialsError::KeyExposed { mode: seen, .. } if seen == mode),
-                "{error}"
-            );
+            assert!(matches!(error, CredentialsError::KeyExposed { mode: seen, .. } if seen == mode), "{error}");
             assert!(error.to_string().contains("chmod 600"), "{error}");
         }
     }
@@ -397,16 +397,7 @@ mod tests {
         let (theirs, _) = authority("c");
         let files = issue(&theirs, "polyarch://c/node/1");
         let error = Credentials::load(&ca, &files.certificate, &files.key).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                CredentialsError::NotIssued {
-                    cause: PeerRefusal::OtherAuthority,
-                    ..
-                }
-            ),
-            "{error:?}"
-        );
+        assert!(matches!(error, CredentialsError::NotIssued { cause: PeerRefusal::OtherAuthority, .. }), "{error:?}");
     }
 
     #[test]
@@ -419,25 +410,13 @@ mod tests {
         for (authority, certificate) in [(&ours.certificate, &ours.certificate), (&ca, &ca)] {
             let error = Credentials::load(authority, certificate, &ours.key).unwrap_err();
             assert!(
-                matches!(
-                    &error,
-                    CredentialsError::Certificate {
-                        cause: CertificateError::Name(_),
-                        ..
-                    }
-                ),
+                matches!(&error, CredentialsError::Certificate { cause: CertificateError::Name(_), .. }),
                 "{error}"
             );
         }
         let error = Credentials::load(&ca, &ours.key, &ours.key).unwrap_err();
         assert!(
-            matches!(
-                &error,
-                CredentialsError::Certificate {
-                    cause: CertificateError::NotOneCertificate,
-                    ..
-                }
-            ),
+            matches!(&error, CredentialsError::Certificate { cause: CertificateError::NotOneCertificate, .. }),
             "{error}"
         );
     }
@@ -450,10 +429,7 @@ mod tests {
         let load = |now| Credentials::load_at(&ca, &files.certificate, &files.key, now);
         assert!(load(SystemTime::now() + day * 800).is_ok());
         let error = load(SystemTime::now() + day * 900).unwrap_err();
-        assert!(
-            matches!(&error, CredentialsError::Expired { path, .. } if path == &files.certificate),
-            "{error}"
-        );
+        assert!(matches!(&error, CredentialsError::Expired { path, .. } if path == &files.certificate), "{error}");
         let error = load(SystemTime::now() + day * 4000).unwrap_err();
         assert!(matches!(&error, CredentialsError::Expired { path, .. } if path == &ca), "{error}");
         let error = load(SystemTime::now() - day).unwrap_err();

@@ -111,9 +111,7 @@ impl Endpoint {
     /// [`BindError`]; nothing is left open. Also when called outside of a tokio runtime.
     pub fn bind(credentials: Credentials, listen: SocketAddr, config: TransportConfig) -> Result<Self, BindError> {
         if !credentials.identity().is_node() {
-            return Err(BindError::NotANode {
-                identity: credentials.identity().clone(),
-            });
+            return Err(BindError::NotANode { identity: credentials.identity().clone() });
         }
         let transport = config.to_quinn()?;
         let crypto = tls::server_config(&credentials).map_err(|cause| BindError::Tls(cause.to_string()))?;
@@ -165,7 +163,8 @@ impl Endpoint {
 
         let gate = Arc::new(Gate::new(&credentials, &config));
         let (sender, accepted) = mpsc::channel(ACCEPT_QUEUE);
-        let acceptor = is_server.then(|| runtime.spawn(run_acceptor(quinn.clone(), Arc::clone(&gate), sender)).abort_handle());
+        let acceptor =
+            is_server.then(|| runtime.spawn(run_acceptor(quinn.clone(), Arc::clone(&gate), sender)).abort_handle());
         Ok(Self {
             shared: Arc::new(Shared {
                 quinn,
@@ -213,24 +212,16 @@ impl Endpoint {
     /// [`ConnectError`] says who refused whom, and why.
     pub async fn connect(&self, address: SocketAddr, expect: Expect, alpn: Alpn) -> Result<Connection, ConnectError> {
         if alpn == Alpn::Peer && !self.identity().is_node() {
-            return Err(ConnectError::NotANode {
-                identity: self.identity().clone(),
-            });
+            return Err(ConnectError::NotANode { identity: self.identity().clone() });
         }
         let Ok(permit) = Arc::clone(&self.shared.gate.connections).try_acquire_owned() else {
-            return Err(ConnectError::TooManyConnections {
-                max: self.shared.config.connections_max,
-            });
+            return Err(ConnectError::TooManyConnections { max: self.shared.config.connections_max });
         };
         let after = self.shared.config.handshake_timeout();
         let dialled = timeout(after, self.dial(address, expect, alpn, permit)).await;
         let result = dialled.unwrap_or(Err(ConnectError::TimedOut { address, after }));
         let counters = &self.shared.gate.counters;
-        let counter = if result.is_ok() {
-            &counters.connected
-        } else {
-            &counters.connects_failed
-        };
+        let counter = if result.is_ok() { &counters.connected } else { &counters.connects_failed };
         counter.fetch_add(1, Ordering::Relaxed);
         result
     }
@@ -250,23 +241,14 @@ impl Endpoint {
         config.token_store(Arc::new(quinn::NoneTokenStore));
 
         let failed = |error| connect_error(address, alpn, error, refusal.get());
-        let connecting = self
-            .shared
-            .quinn
-            .connect_with(config, address, SERVER_NAME)
-            .map_err(|cause| match cause {
-                quinn::ConnectError::EndpointStopping => ConnectError::EndpointClosed,
-                cause => ConnectError::Address {
-                    address,
-                    detail: cause.to_string(),
-                },
-            })?;
+        let connecting = self.shared.quinn.connect_with(config, address, SERVER_NAME).map_err(|cause| match cause {
+            quinn::ConnectError::EndpointStopping => ConnectError::EndpointClosed,
+            cause => ConnectError::Address { address, detail: cause.to_string() },
+        })?;
         let quinn = connecting.await.map_err(failed)?;
-        await_admission(&quinn)
-            .await
-            .map_err(|error| error.map_or_else(|| ConnectError::NoAdmission, failed))?;
-        let (identity, agreed) =
-            introduction(&quinn, &self.shared.gate.credentials).map_err(|refusal| ConnectError::Peer { address, refusal })?;
+        await_admission(&quinn).await.map_err(|error| error.map_or_else(|| ConnectError::NoAdmission, failed))?;
+        let (identity, agreed) = introduction(&quinn, &self.shared.gate.credentials)
+            .map_err(|refusal| ConnectError::Peer { address, refusal })?;
         if agreed != alpn {
             return Err(ConnectError::Alpn { address, alpn });
         }
@@ -546,8 +528,8 @@ impl Gate {
             quinn.close(code.into(), refusal.to_string().as_bytes());
             refusal
         };
-        let (identity, alpn) =
-            introduction(&quinn, &self.credentials).map_err(|refusal| refuse(CloseCode::NOT_ACCEPTABLE, refusal.into()))?;
+        let (identity, alpn) = introduction(&quinn, &self.credentials)
+            .map_err(|refusal| refuse(CloseCode::NOT_ACCEPTABLE, refusal.into()))?;
         if alpn == Alpn::Peer && !identity.is_node() {
             let refusal = PeerRefusal::NotANode { found: identity };
             return Err(refuse(CloseCode::NOT_A_NODE, refusal.into()));
@@ -671,9 +653,7 @@ async fn run_acceptor(quinn: quinn::Endpoint, gate: Arc<Gate>, accepted: mpsc::S
 
 /// Who the peer is and what it wants, once the handshake has verified its certificate.
 fn introduction(quinn: &quinn::Connection, credentials: &Credentials) -> Result<(Identity, Alpn), PeerRefusal> {
-    let certificates = quinn
-        .peer_identity()
-        .and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
+    let certificates = quinn.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
     let certificate = certificates.as_ref().and_then(|certificates| certificates.first());
     let certificate = certificate.ok_or_else(|| PeerRefusal::Unverified("there is none".to_owned()))?;
     let identity = tls::check_member(certificate, credentials.identity().cluster())?;
@@ -694,30 +674,27 @@ async fn await_admission(quinn: &quinn::Connection) -> Result<(), Option<quinn::
     }
 }
 
-fn connect_error(address: SocketAddr, alpn: Alpn, error: quinn::ConnectionError, refusal: Option<&PeerRefusal>) -> ConnectError {
+fn connect_error(
+    address: SocketAddr,
+    alpn: Alpn,
+    error: quinn::ConnectionError,
+    refusal: Option<&PeerRefusal>,
+) -> ConnectError {
     if let Some(refusal) = refusal {
-        return ConnectError::Peer {
-            address,
-            refusal: refusal.clone(),
-        };
+        return ConnectError::Peer { address, refusal: refusal.clone() };
     }
     let no_service = |code| u64::from(code) == NO_APPLICATION_PROTOCOL;
     match error {
         quinn::ConnectionError::TransportError(cause) if no_service(cause.code) => ConnectError::Alpn { address, alpn },
         error => match CloseReason::from(error) {
-            CloseReason::ByPeer { code, reason } if code.is_refusal() => ConnectError::Refused { address, code, reason },
-            CloseReason::AbortedByPeer {
-                error: CONNECTION_REFUSED, ..
-            } => ConnectError::Busy { address },
-            CloseReason::AbortedByPeer {
-                error: NO_APPLICATION_PROTOCOL,
-                ..
-            } => ConnectError::Alpn { address, alpn },
-            CloseReason::AbortedByPeer { error, reason } if CERTIFICATE_ALERTS.contains(&error) => ConnectError::CertificateRefused {
-                address,
-                alert: (error - TLS_ALERT) as u8,
-                reason,
-            },
+            CloseReason::ByPeer { code, reason } if code.is_refusal() => {
+                ConnectError::Refused { address, code, reason }
+            }
+            CloseReason::AbortedByPeer { error: CONNECTION_REFUSED, .. } => ConnectError::Busy { address },
+            CloseReason::AbortedByPeer { error: NO_APPLICATION_PROTOCOL, .. } => ConnectError::Alpn { address, alpn },
+            CloseReason::AbortedByPeer { error, reason } if CERTIFICATE_ALERTS.contains(&error) => {
+                ConnectError::CertificateRefused { address, alert: (error - TLS_ALERT) as u8, reason }
+            }
             reason => ConnectError::Lost { address, reason },
         },
     }

@@ -150,11 +150,7 @@ mod tests {
         decoder.push(&encode(&[vec![7; 10], vec![8; 11]]));
         assert_eq!(decoder.next(10).unwrap().unwrap(), vec![7; 10]);
         assert_eq!(decoder.next(10), Err(FrameError::TooLarge { len: 11, max: 10 }));
-        assert_eq!(
-            decoder.next(10),
-            Err(FrameError::TooLarge { len: 11, max: 10 }),
-            "there is no way past it"
-        );
+        assert_eq!(decoder.next(10), Err(FrameError::TooLarge { len: 11, max: 10 }), "there is no way past it");
     }
 
     #[test]

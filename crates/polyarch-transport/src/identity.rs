@@ -91,19 +91,14 @@ impl FromStr for Identity {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let rest = text.strip_prefix(SCHEME).ok_or(IdentityParseError::Shape)?;
         let mut parts = rest.split('/');
-        let (Some(cluster), Some(kind), Some(name), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+        let (Some(cluster), Some(kind), Some(name), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
             return Err(IdentityParseError::Shape);
         };
         let cluster = cluster.parse()?;
         match kind {
-            "node" => Ok(Self::Node {
-                cluster,
-                server_id: parse_server_id(name)?,
-            }),
-            "client" => Ok(Self::Client {
-                cluster,
-                name: name.parse()?,
-            }),
+            "node" => Ok(Self::Node { cluster, server_id: parse_server_id(name)? }),
+            "client" => Ok(Self::Client { cluster, name: name.parse()? }),
             _ => Err(IdentityParseError::Shape),
         }
     }
@@ -130,11 +125,7 @@ impl FromStr for ClusterName {
     type Err = IdentityParseError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if is_name(text, b"-") {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(IdentityParseError::ClusterName)
-        }
+        if is_name(text, b"-") { Ok(Self(text.to_owned())) } else { Err(IdentityParseError::ClusterName) }
     }
 }
 
@@ -159,11 +150,7 @@ impl FromStr for ClientName {
     type Err = IdentityParseError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if is_name(text, b"._-") {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(IdentityParseError::ClientName)
-        }
+        if is_name(text, b"._-") { Ok(Self(text.to_owned())) } else { Err(IdentityParseError::ClientName) }
     }
 }
 
@@ -210,11 +197,9 @@ mod tests {
 
     #[test]
     fn both_kinds_are_printed_as_their_uri() {
-        for text in [
-            "polyarch://orders/node/1",
-            "polyarch://a-1/node/4294967295",
-            "polyarch://0/client/web.front_end-2",
-        ] {
+        for text in
+            ["polyarch://orders/node/1", "polyarch://a-1/node/4294967295", "polyarch://0/client/web.front_end-2"]
+        {
             assert_eq!(text.parse::<Identity>().unwrap().to_string(), text);
         }
     }

@@ -28,12 +28,7 @@ pub struct FrameWriter {
 
 impl FrameWriter {
     pub(crate) fn new(stream: quinn::SendStream, connection: Connection) -> Self {
-        Self {
-            stream,
-            outgoing: Bytes::new(),
-            queued: BytesMut::new(),
-            connection,
-        }
+        Self { stream, outgoing: Bytes::new(), queued: BytesMut::new(), connection }
     }
 
     /// Appends a frame to what the next [`flush`](Self::flush) writes. The bytes are copied.
@@ -153,11 +148,7 @@ pub struct FrameReader {
 
 impl FrameReader {
     pub(crate) fn new(stream: quinn::RecvStream, connection: Connection) -> Self {
-        Self {
-            stream,
-            decoder: FrameDecoder::default(),
-            connection,
-        }
+        Self { stream, decoder: FrameDecoder::default(), connection }
     }
 
     /// The next frame, or `None` at the end of the stream. Waits for it.

@@ -20,7 +20,8 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
 use rustls::sign::SingleCertAndKey;
 use rustls::{
-    CertificateError as TlsCertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme, SupportedCipherSuite,
+    CertificateError as TlsCertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme,
+    SupportedCipherSuite,
 };
 
 use crate::certificate::{self, CertificateNameError};
@@ -177,9 +178,7 @@ pub(crate) fn check_issued(
     now: UnixTime,
 ) -> Result<(), PeerRefusal> {
     let chain = chain_verifier(Arc::clone(roots)).map_err(|cause| refusal_of(&cause))?;
-    chain
-        .verify_client_cert(certificate, &[], now)
-        .map_err(|cause| refusal_of(&cause))?;
+    chain.verify_client_cert(certificate, &[], now).map_err(|cause| refusal_of(&cause))?;
     if identity.is_node() {
         let algorithms = provider().signature_verification_algorithms;
         verify_node_chain(roots, algorithms, certificate, now).map_err(|cause| refusal_of(&cause))?;
@@ -191,10 +190,7 @@ pub(crate) fn check_issued(
 pub(crate) fn check_member(certificate: &[u8], cluster: &ClusterName) -> Result<Identity, PeerRefusal> {
     let identity = certificate::identity_of(certificate)?;
     if identity.cluster() != cluster {
-        return Err(PeerRefusal::OtherCluster {
-            ours: cluster.clone(),
-            theirs: identity.cluster().clone(),
-        });
+        return Err(PeerRefusal::OtherCluster { ours: cluster.clone(), theirs: identity.cluster().clone() });
     }
     Ok(identity)
 }

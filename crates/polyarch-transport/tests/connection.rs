@@ -5,7 +5,8 @@ mod support;
 use std::time::{Duration, Instant};
 
 use polyarch_transport::{
-    Alpn, BindError, CloseCode, CloseReason, ConnectError, Connection, Endpoint, Expect, FrameError, StreamError, TransportConfig,
+    Alpn, BindError, CloseCode, CloseReason, ConnectError, Connection, Endpoint, Expect, FrameError, StreamError,
+    TransportConfig,
 };
 use support::{Cluster, FRAME_BYTES_MAX, Wire, loopback, pair, raw_client, raw_client_config, soon, until, uri};
 
@@ -175,11 +176,8 @@ async fn a_reader_that_is_cancelled_at_every_byte_loses_none() {
 #[tokio::test]
 async fn a_flush_that_is_cancelled_again_and_again_repeats_and_loses_nothing() {
     let cluster = Cluster::new("c");
-    let narrow = TransportConfig {
-        stream_receive_window_bytes: 4096,
-        send_window_bytes: 4096,
-        ..TransportConfig::default()
-    };
+    let narrow =
+        TransportConfig { stream_receive_window_bytes: 4096, send_window_bytes: 4096, ..TransportConfig::default() };
     let (one, two) = (cluster.serve_with(1, narrow.clone()), cluster.serve_with(2, narrow));
     let (dialled, accepted) = pair(&one, &two, Alpn::Peer).await;
     let count = 20_000u32;
@@ -227,10 +225,7 @@ async fn the_end_of_a_connection_says_who_ended_it_and_why() {
     assert_eq!(dialled.close_reason(), None);
 
     dialled.close(CloseCode::new(42), "two servers\nwith one id");
-    let reason = CloseReason::ByPeer {
-        code: CloseCode::new(42),
-        reason: "two servers\u{fffd}with one id".to_owned(),
-    };
+    let reason = CloseReason::ByPeer { code: CloseCode::new(42), reason: "two servers\u{fffd}with one id".to_owned() };
     assert_eq!(soon(accepted.closed()).await, reason);
     assert_eq!(accepted.close_reason(), Some(reason.clone()));
     assert_eq!(soon(reader.next(10)).await, Err(StreamError::ConnectionLost(reason.clone())));
@@ -247,10 +242,7 @@ async fn a_connection_that_is_simply_dropped_is_closed_for_no_reason() {
     let (dialled, accepted) = pair(&one, &two, Alpn::Peer).await;
     assert_eq!((one.stats().connections_open, two.stats().connections_open), (1, 1));
     drop(dialled);
-    let reason = CloseReason::ByPeer {
-        code: CloseCode::NONE,
-        reason: String::new(),
-    };
+    let reason = CloseReason::ByPeer { code: CloseCode::NONE, reason: String::new() };
     assert_eq!(soon(accepted.closed()).await, reason);
     drop(accepted);
     assert_eq!((one.stats().connections_open, two.stats().connections_open), (0, 0));
@@ -259,11 +251,7 @@ async fn a_connection_that_is_simply_dropped_is_closed_for_no_reason() {
 #[tokio::test]
 async fn a_peer_that_falls_silent_times_out() {
     let cluster = Cluster::new("c");
-    let config = TransportConfig {
-        idle_timeout_ms: 1_500,
-        keep_alive_interval_ms: 300,
-        ..TransportConfig::default()
-    };
+    let config = TransportConfig { idle_timeout_ms: 1_500, keep_alive_interval_ms: 300, ..TransportConfig::default() };
     let (one, two) = (cluster.serve_with(1, config.clone()), cluster.serve_with(2, config));
     let wire = Wire::to(two.local_address().unwrap(), true).await;
     let connection = soon(one.connect(wire.address, Expect::Node(2), Alpn::Peer)).await.unwrap();
@@ -318,10 +306,7 @@ async fn callers_that_never_finish_their_handshake_hold_nobody_up() {
 #[tokio::test]
 async fn an_address_is_proved_first_when_many_are_pending() {
     let cluster = Cluster::new("c");
-    let config = TransportConfig {
-        pending_handshakes_before_retry: 0,
-        ..TransportConfig::default()
-    };
+    let config = TransportConfig { pending_handshakes_before_retry: 0, ..TransportConfig::default() };
     let (one, two) = (cluster.serve_with(1, config), cluster.serve(2));
     pair(&two, &one, Alpn::Peer).await;
     assert_eq!((one.stats().retried, one.stats().accepted), (1, 1));
@@ -356,50 +341,27 @@ async fn noise_on_the_socket_disturbs_nobody() {
 #[tokio::test]
 async fn one_connection_too_many_is_refused_by_either_side_until_there_is_room() {
     let cluster = Cluster::new("c");
-    let small = TransportConfig {
-        connections_max: 1,
-        ..TransportConfig::default()
-    };
+    let small = TransportConfig { connections_max: 1, ..TransportConfig::default() };
     let (server, peer, other) = (cluster.serve_with(1, small.clone()), cluster.serve(2), cluster.serve_with(3, small));
     let address = server.local_address().unwrap();
     let (first, first_accepted) = pair(&peer, &server, Alpn::Peer).await;
     let refused = soon(other.connect(address, Expect::Node(1), Alpn::Peer)).await.unwrap_err();
-    assert!(
-        matches!(
-            refused,
-            ConnectError::Refused {
-                code: CloseCode::TOO_MANY_CONNECTIONS,
-                ..
-            }
-        ),
-        "{refused}"
-    );
+    assert!(matches!(refused, ConnectError::Refused { code: CloseCode::TOO_MANY_CONNECTIONS, .. }), "{refused}");
     drop((first, first_accepted));
     let _full = pair(&other, &server, Alpn::Peer).await;
-    let refused = soon(other.connect(peer.local_address().unwrap(), Expect::AnyNode, Alpn::Peer))
-        .await
-        .unwrap_err();
+    let refused = soon(other.connect(peer.local_address().unwrap(), Expect::AnyNode, Alpn::Peer)).await.unwrap_err();
     assert_eq!(refused, ConnectError::TooManyConnections { max: 1 });
 }
 
 #[tokio::test]
 async fn nobody_at_an_address_is_a_time_out_in_bounded_time() {
     let cluster = Cluster::new("c");
-    let config = TransportConfig {
-        handshake_timeout_ms: 200,
-        ..TransportConfig::default()
-    };
+    let config = TransportConfig { handshake_timeout_ms: 200, ..TransportConfig::default() };
     let dialler = cluster.serve_with(1, config);
     let silent = std::net::UdpSocket::bind(loopback()).unwrap();
     let address = silent.local_addr().unwrap();
     let error = soon(dialler.connect(address, Expect::AnyNode, Alpn::Peer)).await.unwrap_err();
-    assert_eq!(
-        error,
-        ConnectError::TimedOut {
-            address,
-            after: Duration::from_millis(200)
-        }
-    );
+    assert_eq!(error, ConnectError::TimedOut { address, after: Duration::from_millis(200) });
     let nowhere = "127.0.0.1:0".parse().unwrap();
     let error = soon(dialler.connect(nowhere, Expect::AnyNode, Alpn::Peer)).await.unwrap_err();
     assert!(matches!(error, ConnectError::Address { .. }), "{error}");
@@ -418,16 +380,11 @@ async fn a_closed_endpoint_tells_its_peers_and_accepts_and_dials_no_more() {
         async move { two.accept().await.is_none() }
     });
     soon(two.close(CloseCode::new(7), "going down")).await;
-    let reason = CloseReason::ByPeer {
-        code: CloseCode::new(7),
-        reason: "going down".to_owned(),
-    };
+    let reason = CloseReason::ByPeer { code: CloseCode::new(7), reason: "going down".to_owned() };
     assert_eq!(soon(dialled.closed()).await, reason);
     assert!(soon(waiting).await.unwrap());
     assert!(soon(two.accept()).await.is_none());
-    let error = soon(two.connect(one.local_address().unwrap(), Expect::Node(1), Alpn::Peer))
-        .await
-        .unwrap_err();
+    let error = soon(two.connect(one.local_address().unwrap(), Expect::Node(1), Alpn::Peer)).await.unwrap_err();
     assert_eq!(error, ConnectError::EndpointClosed);
 }
 
@@ -471,10 +428,7 @@ fn an_endpoint_outside_of_a_runtime_or_with_nonsense_settings_is_an_error() {
     let cluster = Cluster::new("c");
     let refused = Endpoint::bind(cluster.node(1), loopback(), TransportConfig::default());
     assert!(matches!(refused, Err(BindError::NoRuntime)), "{refused:?}");
-    let config = TransportConfig {
-        connections_max: 0,
-        ..TransportConfig::default()
-    };
+    let config = TransportConfig { connections_max: 0, ..TransportConfig::default() };
     let refused = Endpoint::client(cluster.client("ada"), config);
     assert!(matches!(refused, Err(BindError::Config(_))), "{refused:?}");
 }

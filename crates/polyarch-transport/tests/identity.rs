@@ -5,9 +5,14 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use polyarch_transport::{Alpn, BindError, CertificateNameError, CloseCode, ConnectError, Endpoint, Expect, PeerRefusal, TransportConfig};
+use polyarch_transport::{
+    Alpn, BindError, CertificateNameError, CloseCode, ConnectError, Endpoint, Expect, PeerRefusal, TransportConfig,
+};
 use rcgen::{ExtendedKeyUsagePurpose, SanType};
-use support::{Cluster, RawIdentity, alert, dns, loopback, pair, raw_client, raw_client_config, raw_connect_error, raw_server, soon, uri};
+use support::{
+    Cluster, RawIdentity, alert, dns, loopback, pair, raw_client, raw_client_config, raw_connect_error, raw_server,
+    soon, uri,
+};
 
 const ACCESS_DENIED: u64 = 49;
 const BOTH: [ExtendedKeyUsagePurpose; 2] = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
@@ -50,16 +55,7 @@ async fn another_authority_of_the_same_cluster_name_is_refused_by_both_sides() {
     let server = ours.serve(1);
     let stranger = theirs.serve(2);
     let refused = soon(stranger.connect(server.local_address().unwrap(), Expect::Node(1), Alpn::Peer)).await;
-    assert!(
-        matches!(
-            refused,
-            Err(ConnectError::Peer {
-                refusal: PeerRefusal::OtherAuthority,
-                ..
-            })
-        ),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(ConnectError::Peer { refusal: PeerRefusal::OtherAuthority, .. })), "{refused:?}");
     let forged = theirs.forge_names(&[uri("polyarch://c/node/2")]);
     let error = raw_connect_error(&server, Some(&forged), Alpn::Peer.as_str()).await;
     assert!([48, 51].contains(&alert(&error)), "{error}");
@@ -85,10 +81,7 @@ fn wrong_names() -> Vec<(Vec<SanType>, PeerRefusal)> {
         (vec![uri("polyarch://c/node/02")], shape("polyarch://c/node/02").into()),
         (
             vec![uri("polyarch://d/node/2")],
-            PeerRefusal::OtherCluster {
-                ours: "c".parse().unwrap(),
-                theirs: "d".parse().unwrap(),
-            },
+            PeerRefusal::OtherCluster { ours: "c".parse().unwrap(), theirs: "d".parse().unwrap() },
         ),
     ]
 }
@@ -150,16 +143,7 @@ async fn a_client_certificate_is_never_a_peer() {
     }
     // nor as a server.
     let refused = dial_raw_server(&cluster.serve(2), &client, Alpn::Peer.as_str()).await;
-    assert!(
-        matches!(
-            &refused,
-            ConnectError::Peer {
-                refusal: PeerRefusal::WrongPurpose,
-                ..
-            }
-        ),
-        "{refused}"
-    );
+    assert!(matches!(&refused, ConnectError::Peer { refusal: PeerRefusal::WrongPurpose, .. }), "{refused}");
     let refused = Endpoint::bind(cluster.client("ada"), loopback(), TransportConfig::default());
     assert!(matches!(refused, Err(BindError::NotANode { .. })), "{refused:?}");
     assert_eq!(server.stats().accepted, 0);
@@ -170,16 +154,7 @@ async fn a_client_that_serves_with_a_nodes_rights_is_still_no_node() {
     let cluster = Cluster::new("c");
     let odd = cluster.forge(&[uri("polyarch://c/client/ada")], &BOTH, 0);
     let refused = dial_raw_server(&cluster.serve(1), &odd, Alpn::Peer.as_str()).await;
-    assert!(
-        matches!(
-            &refused,
-            ConnectError::Peer {
-                refusal: PeerRefusal::NotANode { .. },
-                ..
-            }
-        ),
-        "{refused}"
-    );
+    assert!(matches!(&refused, ConnectError::Peer { refusal: PeerRefusal::NotANode { .. }, .. }), "{refused}");
 }
 
 #[tokio::test]
@@ -189,13 +164,7 @@ async fn a_dialler_that_expects_another_node_names_both() {
     let address = two.local_address().unwrap();
     let refused = soon(one.connect(address, Expect::Node(3), Alpn::Peer)).await.unwrap_err();
     let expected = PeerRefusal::WrongServerId { expected: 3, found: 2 };
-    assert_eq!(
-        refused,
-        ConnectError::Peer {
-            address,
-            refusal: expected
-        }
-    );
+    assert_eq!(refused, ConnectError::Peer { address, refusal: expected });
     assert!(soon(one.connect(address, Expect::Node(2), Alpn::Peer)).await.is_ok());
 }
 
@@ -288,6 +257,15 @@ async fn a_dialler_never_resumes_even_where_tickets_are_given() {
         assert_eq!(anyone.asked.load(Ordering::SeqCst), full_handshakes);
         connection.close(CloseCode::NONE, "");
     }
+    // The server can be resumed: whoever wants to does so, and is not asked for a certificate again.
+    let valid = cluster.forge_names(&[uri("polyarch://c/node/3")]);
+    let client = raw_client(raw_client_config(Some(&valid), Alpn::Peer.as_str()));
+    for _ in 0..3 {
+        let connection = soon(client.connect(address, "whoever").unwrap()).await.unwrap();
+        soon(soon(connection.accept_uni()).await.unwrap().read_to_end(8)).await.unwrap();
+        connection.close(0u32.into(), b"");
+    }
+    assert_eq!(anyone.asked.load(Ordering::SeqCst), 3 + 1);
     serving.abort();
 }
 
@@ -304,7 +282,8 @@ impl rustls::client::ClientSessionStore for Tickets {
         None
     }
 
-    fn set_tls12_session(&self, _: rustls::pki_types::ServerName<'static>, _: rustls::client::Tls12ClientSessionValue) {}
+    fn set_tls12_session(&self, _: rustls::pki_types::ServerName<'static>, _: rustls::client::Tls12ClientSessionValue) {
+    }
 
     fn tls12_session(&self, _: &rustls::pki_types::ServerName<'_>) -> Option<rustls::client::Tls12ClientSessionValue> {
         None
@@ -312,11 +291,18 @@ impl rustls::client::ClientSessionStore for Tickets {
 
     fn remove_tls12_session(&self, _: &rustls::pki_types::ServerName<'static>) {}
 
-    fn insert_tls13_ticket(&self, _: rustls::pki_types::ServerName<'static>, _: rustls::client::Tls13ClientSessionValue) {
+    fn insert_tls13_ticket(
+        &self,
+        _: rustls::pki_types::ServerName<'static>,
+        _: rustls::client::Tls13ClientSessionValue,
+    ) {
         self.given.fetch_add(1, Ordering::SeqCst);
     }
 
-    fn take_tls13_ticket(&self, _: &rustls::pki_types::ServerName<'static>) -> Option<rustls::client::Tls13ClientSessionValue> {
+    fn take_tls13_ticket(
+        &self,
+        _: &rustls::pki_types::ServerName<'static>,
+    ) -> Option<rustls::client::Tls13ClientSessionValue> {
         None
     }
 }

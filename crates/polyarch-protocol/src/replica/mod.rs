@@ -326,13 +326,13 @@ impl<S: Storage> Replica<S> {
             .filter(|member| member.server_id != self.config.server_id && !self.cut.contains(&member.server_id))
     }
 
-    /// Whether an operator took the link to a member down.
-    pub fn is_cut(&self, server_id: u32) -> bool {
-        self.cut.contains(&server_id)
+    /// The members whose link an operator took down.
+    pub fn cut(&self) -> &BTreeSet<u32> {
+        &self.cut
     }
 
-    /// The log positions that linked members durably include all of, for the removal of segments:
-    /// whether every member is known to have applied `applied`.
+    /// Whether every other member is known to have durably applied `applied`: what every one has
+    /// may leave the log.
     pub fn all_members_have(&self, applied: &AppliedSet) -> bool {
         self.members_to_link().all(|member| {
             self.sessions

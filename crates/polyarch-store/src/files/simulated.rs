@@ -238,6 +238,9 @@ impl Disk {
 
     fn begin_generation(&mut self) {
         self.generation += 1;
+        let added = self.unsynced_names.iter().filter_map(NameChange::file);
+        let named: Vec<u64> = self.names.values().chain(self.durable_names.values()).copied().chain(added).collect();
+        self.files.retain(|id, _| named.contains(id));
         self.faults = Faults { space_bytes: self.faults.space_bytes, ..Faults::default() };
     }
 
@@ -387,6 +390,13 @@ fn no_power() -> io::Error {
 }
 
 impl NameChange {
+    fn file(&self) -> Option<u64> {
+        match self {
+            Self::Added(_, file) | Self::Renamed { file, .. } => Some(*file),
+            Self::Removed(_) => None,
+        }
+    }
+
     fn apply(self, names: &mut BTreeMap<String, u64>) {
         match self {
             Self::Added(name, file) => {

@@ -50,10 +50,7 @@ impl Cluster {
     pub(crate) fn new(name: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         certs::create_ca(directory.path(), &name.parse().unwrap(), &CertificateOptions::default()).unwrap();
-        Self {
-            directory,
-            name: name.to_owned(),
-        }
+        Self { directory, name: name.to_owned() }
     }
 
     pub(crate) fn node(&self, server_id: u32) -> Credentials {
@@ -66,10 +63,7 @@ impl Cluster {
 
     fn credentials(&self, who: &str) -> Credentials {
         let identity = format!("polyarch://{}/{who}", self.name).parse().unwrap();
-        let options = CertificateOptions {
-            overwrite: true,
-            ..Default::default()
-        };
+        let options = CertificateOptions { overwrite: true, ..Default::default() };
         let files = certs::issue(self.directory.path(), &identity, &options).unwrap();
         Credentials::load(self.directory.path().join("ca.pem"), files.certificate, files.key).unwrap()
     }
@@ -89,26 +83,20 @@ impl Cluster {
         let mut params = CertificateParams::default();
         params.subject_alt_names = names.to_vec();
         params.extended_key_usages = usages.to_vec();
-        let today = rcgen::date_time_ymd(1970, 1, 1) + SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        let today =
+            rcgen::date_time_ymd(1970, 1, 1) + SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
         let day = Duration::from_secs(24 * 60 * 60);
         let shift = day * age_days.unsigned_abs();
         let middle = if age_days < 0 { today + shift } else { today - shift };
         (params.not_before, params.not_after) = (middle - day, middle + day);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &issuer).unwrap();
-        RawIdentity {
-            certificate: certificate.der().clone(),
-            key: key.serialize_pem(),
-        }
+        RawIdentity { certificate: certificate.der().clone(), key: key.serialize_pem() }
     }
 
     /// A node's certificate, but with names of one's choice.
     pub(crate) fn forge_names(&self, names: &[SanType]) -> RawIdentity {
-        self.forge(
-            names,
-            &[ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
-            0,
-        )
+        self.forge(names, &[ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth], 0)
     }
 }
 
@@ -163,7 +151,11 @@ pub(crate) fn raw_client(config: rustls::ClientConfig) -> quinn::Endpoint {
 }
 
 /// How a peer that follows no rules fares at an endpoint: the error that ends its connection.
-pub(crate) async fn raw_connect_error(endpoint: &Endpoint, identity: Option<&RawIdentity>, alpn: &str) -> quinn::ConnectionError {
+pub(crate) async fn raw_connect_error(
+    endpoint: &Endpoint,
+    identity: Option<&RawIdentity>,
+    alpn: &str,
+) -> quinn::ConnectionError {
     let client = raw_client(raw_client_config(identity, alpn));
     let connecting = client.connect(endpoint.local_address().unwrap(), "whoever").unwrap();
     match soon(connecting).await {
@@ -175,9 +167,9 @@ pub(crate) async fn raw_connect_error(endpoint: &Endpoint, identity: Option<&Raw
 /// The TLS alert in an error that the other side sent.
 pub(crate) fn alert(error: &quinn::ConnectionError) -> u64 {
     match error {
-        quinn::ConnectionError::ConnectionClosed(close) => u64::from(close.error_code)
-            .checked_sub(0x100)
-            .unwrap_or_else(|| panic!("no alert: {error}")),
+        quinn::ConnectionError::ConnectionClosed(close) => {
+            u64::from(close.error_code).checked_sub(0x100).unwrap_or_else(|| panic!("no alert: {error}"))
+        }
         _ => panic!("no alert: {error}"),
     }
 }
@@ -327,6 +319,7 @@ impl Drop for Wire {
 /// A connection seen from both ends: dialled, accepted.
 pub(crate) async fn pair(from: &Endpoint, to: &Endpoint, alpn: Alpn) -> (Connection, Connection) {
     let (dialled, accepted) =
-        soon(async { tokio::join!(from.connect(to.local_address().unwrap(), Expect::AnyNode, alpn), to.accept()) }).await;
+        soon(async { tokio::join!(from.connect(to.local_address().unwrap(), Expect::AnyNode, alpn), to.accept()) })
+            .await;
     (dialled.unwrap(), accepted.unwrap())
 }

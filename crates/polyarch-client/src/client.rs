@@ -1,0 +1,295 @@
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use polyarch_crdt::TokenError;
+use polyarch_protocol::catalog::KeyspaceKind;
+use polyarch_protocol::client::{KeyspaceView, Request, Response, StatusView, Supersede, WriteRequest, Written};
+use polyarch_transport::{CloseCode, Endpoint, TransportConfig};
+
+use crate::address::NodeAddress;
+use crate::batch::{Batch, change, written};
+use crate::error::Error;
+use crate::nodes::{Dialler, Nodes};
+use crate::profile::Profile;
+use crate::record::Record;
+use crate::scan::Scan;
+use crate::session::{Seen, Session};
+
+/// Longest time a call may take; a greater timeout is taken as this.
+const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A door to a cluster. Cheap to clone; all clones share one connection, and any number of tasks may use it at once.
+///
+/// A client belongs to the tokio runtime that it was made in.
+#[derive(Clone)]
+pub struct Client {
+    pub(crate) nodes: Arc<Nodes>,
+    pub(crate) timeout: Duration,
+    pub(crate) seen: Option<Arc<Seen>>,
+}
+
+impl Client {
+    /// A client with the default settings. It connects at the first call, to any of the profile's nodes.
+    ///
+    /// # Errors
+    /// [`Error::Profile`], [`Error::Credentials`], [`Error::Socket`]; the last also outside of a tokio runtime.
+    pub fn connect(profile: Profile) -> Result<Self, Error> {
+        Self::builder(profile).connect()
+    }
+
+    /// A client with other settings than the default.
+    pub fn builder(profile: Profile) -> Builder {
+        Builder::new(profile)
+    }
+
+    /// This client with another time for each call, retries included; at most a day.
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        Self { timeout: timeout.min(TIMEOUT_MAX), ..self.clone() }
+    }
+
+    /// A client of one node only, with a connection of its own: for what must be asked of that node and no other.
+    ///
+    /// The address need not be one of the profile. A session goes on in it.
+    #[must_use]
+    pub fn only(&self, node: &NodeAddress) -> Self {
+        Self { nodes: Arc::new(Nodes::new(self.nodes.dialler().clone(), [node.clone()], 0)), ..self.clone() }
+    }
+
+    /// A new session: it sees what it wrote and what it was shown, whichever node answers.
+    pub fn session(&self) -> Session {
+        Session::new(self, Arc::default())
+    }
+
+    /// Goes on with the session that [`Session::token`] was taken of.
+    ///
+    /// # Errors
+    /// When the bytes are no session's token.
+    pub fn resume(&self, token: &[u8]) -> Result<Session, TokenError> {
+        Ok(Session::new(self, Arc::new(Seen::resumed(token)?)))
+    }
+
+    /// The record of a key; `None` when it has no live value.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], [`Error::Unreachable`], [`Error::TimedOut`], [`Error::Protocol`].
+    pub async fn get(&self, keyspace: &str, key: impl AsRef<[u8]>) -> Result<Option<Record>, Error> {
+        let request = Request::Get { keyspace: keyspace.to_owned(), key: Bytes::copy_from_slice(key.as_ref()) };
+        let view = self.call(request, |response| match response {
+            Response::Record { record, .. } => Some(record),
+            _ => None,
+        });
+        view.await.map(Record::of)
+    }
+
+    /// Puts a value in place of all siblings that the node holds.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], [`Error::Unreachable`] and [`Error::TimedOut`], after which nothing was written, and
+    /// [`Error::OutcomeUnknown`].
+    pub async fn put(&self, keyspace: &str, key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> Result<Written, Error> {
+        self.put_with(keyspace, key, value, Supersede::Held).await
+    }
+
+    /// Puts a value in place of what is named: what a read showed ([`Record::shown`]), nothing, or all.
+    ///
+    /// # Errors
+    /// As [`Client::put`].
+    pub async fn put_with(
+        &self,
+        keyspace: &str,
+        key: impl AsRef<[u8]>,
+        value: impl Into<Bytes>,
+        supersede: Supersede,
+    ) -> Result<Written, Error> {
+        let change = change(keyspace, key.as_ref(), Some(value.into()), supersede);
+        self.write(WriteRequest { changes: vec![change] }).await
+    }
+
+    /// Deletes all siblings that the node holds. Of a key that is not there it writes nothing.
+    ///
+    /// # Errors
+    /// As [`Client::put`].
+    pub async fn delete(&self, keyspace: &str, key: impl AsRef<[u8]>) -> Result<Written, Error> {
+        self.delete_with(keyspace, key, Supersede::Held).await
+    }
+
+    /// Deletes what is named; concurrent writes stay.
+    ///
+    /// # Errors
+    /// As [`Client::put`].
+    pub async fn delete_with(
+        &self,
+        keyspace: &str,
+        key: impl AsRef<[u8]>,
+        supersede: Supersede,
+    ) -> Result<Written, Error> {
+        let change = change(keyspace, key.as_ref(), None, supersede);
+        self.write(WriteRequest { changes: vec![change] }).await
+    }
+
+    /// Begins a batch: changes of several keys that become visible together.
+    pub fn batch(&self) -> Batch {
+        Batch::new(self.clone())
+    }
+
+    /// The keys that begin with `prefix`, in order; an empty prefix means all.
+    pub fn scan(&self, keyspace: &str, prefix: impl AsRef<[u8]>) -> Scan {
+        Scan::new(self.clone(), keyspace, prefix.as_ref())
+    }
+
+    /// Defines a keyspace. The other nodes hear of it as of any write.
+    ///
+    /// # Errors
+    /// As [`Client::put`].
+    pub async fn create_keyspace(&self, name: &str, kind: KeyspaceKind) -> Result<Written, Error> {
+        let name = name.to_owned();
+        self.call(Request::CreateKeyspace { name, kind }, written).await
+    }
+
+    /// The keyspaces that the node knows.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn keyspaces(&self) -> Result<Vec<KeyspaceView>, Error> {
+        let keyspaces = self.call(Request::ListKeyspaces, |response| match response {
+            Response::Keyspaces(keyspaces) => Some(keyspaces),
+            _ => None,
+        });
+        keyspaces.await
+    }
+
+    /// How the node is that this client talks to.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn status(&self) -> Result<StatusView, Error> {
+        let status = self.call(Request::Status, |response| match response {
+            Response::Status(status) => Some(*status),
+            _ => None,
+        });
+        status.await
+    }
+
+    /// How one node is. Opens a connection for it; to ask often, keep an [`only`](Client::only) client.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn status_of(&self, node: &NodeAddress) -> Result<StatusView, Error> {
+        self.only(node).status().await
+    }
+
+    /// Takes the link of `node` to the member `server_id` down, until it is healed or the node restarts. The other side
+    /// may still dial; cut both for a full cut.
+    ///
+    /// # Errors
+    /// As [`Client::get`]: to ask again does no harm.
+    pub async fn cut_link(&self, node: &NodeAddress, server_id: u32) -> Result<(), Error> {
+        self.only(node).call(Request::CutLink { server_id }, done).await
+    }
+
+    /// Lets the link of `node` to the member `server_id` come up again.
+    ///
+    /// # Errors
+    /// As [`Client::cut_link`].
+    pub async fn heal_link(&self, node: &NodeAddress, server_id: u32) -> Result<(), Error> {
+        self.only(node).call(Request::HealLink { server_id }, done).await
+    }
+
+    /// Ends all connections, of clones and sessions too, and lets the nodes know. Without it they find out when the last
+    /// clone is dropped, or, if the process ends at once, by their idle time-out. What was sent and is unanswered is lost.
+    pub async fn close(&self) {
+        self.nodes.dialler().endpoint().close(CloseCode::NONE, "the client is done").await;
+    }
+
+    pub(crate) fn within(self, seen: Arc<Seen>) -> Self {
+        Self { seen: Some(seen), ..self }
+    }
+
+    async fn write(&self, write: WriteRequest) -> Result<Written, Error> {
+        self.call(Request::Write(write), written).await
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("nodes", &self.nodes).field("timeout", &self.timeout).finish_non_exhaustive()
+    }
+}
+
+/// Settings of a [`Client`] beyond its profile. From [`Client::builder`].
+#[derive(Debug, Clone)]
+#[must_use = "nothing is opened before `connect`"]
+pub struct Builder {
+    profile: Profile,
+    preferred: Option<usize>,
+    in_flight_max: u32,
+    transport: TransportConfig,
+}
+
+impl Builder {
+    fn new(profile: Profile) -> Self {
+        Self {
+            profile,
+            preferred: None,
+            in_flight_max: 1_024,
+            transport: TransportConfig {
+                // A call's usual deadline is 5 s. Within it, a node that died in silence must be given up and another
+                // one found.
+                idle_timeout_ms: 3_000,
+                keep_alive_interval_ms: 750,
+                handshake_timeout_ms: 3_000,
+                bi_streams_max: 0,
+                uni_streams_max: 0,
+                // A client on a machine of its own does not deserve half a second at its end.
+                close_timeout_ms: 500,
+                ..TransportConfig::default()
+            },
+        }
+    }
+
+    /// Which of the profile's nodes is tried first, counted from 0 and beyond the last from 0 again; the others follow in
+    /// the profile's order. Default: a random one, so that clients spread over the nodes.
+    pub fn prefer(mut self, index: usize) -> Self {
+        self.preferred = Some(index);
+        self
+    }
+
+    /// How many requests may be unanswered at once on a connection, at least 1; further calls wait. Default 1,024. A
+    /// request of more than 64 KiB counts as one for each 64 KiB, so this also bounds memory: 64 MiB with the default.
+    pub fn in_flight_max(mut self, requests: u32) -> Self {
+        self.in_flight_max = requests.max(1);
+        self
+    }
+
+    /// How connections behave. The default gives a silent node up after 3 s.
+    pub fn transport(mut self, transport: TransportConfig) -> Self {
+        self.transport = transport;
+        self
+    }
+
+    /// The client. It connects at the first call.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub fn connect(self) -> Result<Client, Error> {
+        self.profile.check(Path::new("profile"))?;
+        let endpoint = Endpoint::client(self.profile.load_credentials()?, self.transport)?;
+        let first = self.preferred.unwrap_or_else(random_index);
+        let timeout = self.profile.timeout();
+        let dialler = Dialler::new(endpoint, self.in_flight_max);
+        Ok(Client { nodes: Arc::new(Nodes::new(dialler, self.profile.nodes, first)), timeout, seen: None })
+    }
+}
+
+/// Without a source of randomness clients do not spread; that is no reason to fail.
+fn random_index() -> usize {
+    getrandom::u32().map_or(0, |random| random as usize)
+}
+
+fn done(response: Response) -> Option<()> {
+    matches!(response, Response::Done).then_some(())
+}

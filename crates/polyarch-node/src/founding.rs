@@ -1,0 +1,217 @@
+//! How a data directory comes to belong to a cluster: founding one, or joining one.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use polyarch_crdt::ClusterKey;
+use polyarch_protocol::limits::wire;
+use polyarch_protocol::peer::{ClusterId, Hello, PeerMessage};
+use polyarch_protocol::{Input, Output, Replica, ReplicaConfig};
+use polyarch_store::DiskStore;
+use polyarch_store::files::{Directory, Files};
+use polyarch_transport::{Alpn, CloseCode, Credentials, Endpoint, Expect, TransportConfig};
+use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
+
+use crate::config::NodeConfig;
+use crate::node::{StartError, now, store_config};
+use crate::{random_u64, random_u128};
+
+const IDENTITY_FILE: &str = "identity.toml";
+const IDENTITY_FORMAT: u32 = 1;
+/// How long one address may take to answer who it is.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+
+/// `identity.toml`: whose data a directory holds. Written once, by `init` or `join`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeIdentity {
+    /// Version of the directory's layout.
+    pub format: u32,
+    /// The cluster's name, as in its certificates.
+    pub cluster: String,
+    /// The cluster's id, 32 hex digits, drawn at its founding.
+    pub cluster_id: String,
+    /// This node's server id, as in its certificate.
+    pub server_id: u32,
+}
+
+impl NodeIdentity {
+    /// Reads the identity of a data directory; `None` when it has none yet.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be understood.
+    pub fn read(directory: &Path) -> Result<Option<Self>, StartError> {
+        let path = directory.join(IDENTITY_FILE);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(StartError::Identity { path, problem: error.to_string() }),
+        };
+        match toml::from_str::<Self>(&text) {
+            Ok(identity) if identity.format == IDENTITY_FORMAT && identity.parsed_cluster_id().is_some() => {
+                Ok(Some(identity))
+            }
+            Ok(identity) if identity.format > IDENTITY_FORMAT => {
+                let problem = format!("its format is {}, this version knows {IDENTITY_FORMAT}", identity.format);
+                Err(StartError::Identity { path, problem })
+            }
+            Ok(_) => Err(StartError::Identity { path, problem: "its values make no sense".to_owned() }),
+            Err(error) => Err(StartError::Identity { path, problem: error.message().to_owned() }),
+        }
+    }
+
+    /// The cluster's id.
+    pub fn parsed_cluster_id(&self) -> Option<ClusterId> {
+        u128::from_str_radix(&self.cluster_id, 16).ok().map(ClusterId)
+    }
+
+    fn write(&self, directory: &Path) -> Result<(), StartError> {
+        let problem = |problem: String| StartError::Identity { path: directory.join(IDENTITY_FILE), problem };
+        let text = toml::to_string(self).map_err(|error| problem(error.to_string()))?;
+        let text = format!("# Whose data this directory holds. Do not change or copy it.\n{text}");
+        let files = Directory::open(directory).map_err(|error| problem(error.to_string()))?;
+        files.write_atomically(IDENTITY_FILE, text.as_bytes()).map_err(|error| problem(error.to_string()))
+    }
+}
+
+/// Founds a cluster in an empty data directory. The founder takes writes at once.
+///
+/// # Errors
+/// When the directory is not empty, or one of the configured peers is founded already.
+pub async fn init(config: &NodeConfig) -> Result<NodeIdentity, StartError> {
+    let (credentials, cluster, server_id) = credentials(config)?;
+    check_vacant(&config.data_dir)?;
+    for address in &config.peers {
+        if let Ok(cluster_id) = ask_cluster_id(credentials.clone(), address).await {
+            return Err(StartError::AlreadyFounded { address: address.clone(), cluster_id: cluster_id.to_string() });
+        }
+    }
+    let cluster_id = ClusterId(random_u128());
+    create_directory(&config.data_dir)?;
+    let (store, frontier, _) = DiskStore::open_directory(&config.data_dir, &store_config(config))?;
+    let replica_config = ReplicaConfig {
+        server_id,
+        boot_id: random_u128(),
+        cluster_id,
+        addresses: config.advertised(),
+        durability: config.durability(),
+        limits: config.replica_limits(),
+        timings: config.timings(),
+    };
+    let mut replica = Replica::open(replica_config, store, frontier, now()).map_err(StartError::Storage)?;
+    replica.handle(Input::Found(ClusterKey { id: 1, secret: random_secret() }), now());
+    let end = replica.storage_mut().sync()?;
+    replica.handle(Input::Durable(end), now());
+    while let Some(output) = replica.poll_output(end) {
+        if let Output::Event(event) = output {
+            tracing::info!("{event}");
+        }
+    }
+    // Last, so that a directory with an identity is a founded one.
+    let identity = identity(cluster, cluster_id, server_id);
+    identity.write(&config.data_dir)?;
+    Ok(identity)
+}
+
+/// Makes an empty data directory a member's: asks one of the configured peers which cluster it is.
+/// The node takes writes once it has been fed.
+///
+/// # Errors
+/// When the directory is not empty or no peer answers.
+pub async fn join(config: &NodeConfig) -> Result<NodeIdentity, StartError> {
+    let (credentials, cluster, server_id) = credentials(config)?;
+    check_vacant(&config.data_dir)?;
+    if config.peers.is_empty() {
+        return Err(StartError::NoPeers);
+    }
+    let mut tried = Vec::new();
+    for address in &config.peers {
+        match ask_cluster_id(credentials.clone(), address).await {
+            Ok(cluster_id) => {
+                create_directory(&config.data_dir)?;
+                let identity = identity(cluster, cluster_id, server_id);
+                identity.write(&config.data_dir)?;
+                return Ok(identity);
+            }
+            Err(problem) => tried.push(format!("{address}: {problem}")),
+        }
+    }
+    Err(StartError::NoMemberAnswers { tried: tried.join("; ") })
+}
+
+/// The credentials of a node, with the cluster's name and the server id they state.
+///
+/// # Errors
+/// When they cannot be loaded or are a client's.
+pub(crate) fn credentials(config: &NodeConfig) -> Result<(Credentials, String, u32), StartError> {
+    let credentials = Credentials::load(&config.ca, &config.cert, &config.key)?;
+    let identity = credentials.identity();
+    let cluster = identity.cluster().as_str().to_owned();
+    let server_id = identity.server_id().ok_or_else(|| StartError::NotANode { identity: identity.to_string() })?;
+    Ok((credentials, cluster, server_id))
+}
+
+fn identity(cluster: String, cluster_id: ClusterId, server_id: u32) -> NodeIdentity {
+    NodeIdentity { format: IDENTITY_FORMAT, cluster, cluster_id: cluster_id.to_string(), server_id }
+}
+
+fn check_vacant(directory: &Path) -> Result<(), StartError> {
+    if let Some(identity) = NodeIdentity::read(directory)? {
+        let owner = format!("server {} of cluster {}", identity.server_id, identity.cluster);
+        return Err(StartError::NotVacant { directory: directory.to_owned(), holds: owner });
+    }
+    let is_empty = std::fs::read_dir(directory).map_or(true, |mut entries| entries.next().is_none());
+    match is_empty {
+        true => Ok(()),
+        false => Err(StartError::NotVacant { directory: directory.to_owned(), holds: "other files".to_owned() }),
+    }
+}
+
+fn create_directory(directory: &Path) -> Result<(), StartError> {
+    let failed = |path: PathBuf| move |error: std::io::Error| StartError::Identity { path, problem: error.to_string() };
+    std::fs::create_dir_all(directory).map_err(failed(directory.to_owned()))
+}
+
+/// Asks a member which cluster it belongs to: a hello without a cluster is answered with one.
+async fn ask_cluster_id(credentials: Credentials, address: &str) -> Result<ClusterId, String> {
+    let endpoint = Endpoint::client(credentials, TransportConfig::default()).map_err(|error| error.to_string())?;
+    let answer = timeout(ANSWER_MAX, ask(&endpoint, address)).await.unwrap_or_else(|_| Err("no answer".to_owned()));
+    endpoint.close(CloseCode::NONE, "asked").await;
+    answer
+}
+
+async fn ask(endpoint: &Endpoint, address: &str) -> Result<ClusterId, String> {
+    let resolved = tokio::net::lookup_host(address).await.map_err(|error| error.to_string())?;
+    let mut problem = "the name has no address".to_owned();
+    for socket_address in resolved {
+        let connection = match endpoint.connect(socket_address, Expect::AnyNode, Alpn::Peer).await {
+            Ok(connection) => connection,
+            Err(error) => {
+                problem = error.to_string();
+                continue;
+            }
+        };
+        let own_id = endpoint.identity().server_id().unwrap_or_default();
+        if connection.identity().server_id() == Some(own_id) {
+            problem = format!("it has this node's own server id, {own_id}; each needs its own");
+            continue;
+        }
+        let (mut writer, mut reader) = connection.open_bi().await.map_err(|reason| reason.to_string())?;
+        let hello = Hello { cluster_id: None, server_id: own_id, boot_id: random_u128() };
+        writer.queue(&PeerMessage::Hello(hello).encode());
+        writer.flush().await.map_err(|error| error.to_string())?;
+        let frame = reader.next(wire::FRAME_BYTES_MAX).await.map_err(|error| error.to_string())?;
+        return match frame.map(|frame| PeerMessage::decode(&frame)) {
+            Some(Ok(PeerMessage::Hello(Hello { cluster_id: Some(cluster_id), .. }))) => Ok(cluster_id),
+            _ => Err("it did not say which cluster it belongs to".to_owned()),
+        };
+    }
+    Err(problem)
+}
+
+fn random_secret() -> [u8; 32] {
+    let mut secret = [0; 32];
+    secret.chunks_exact_mut(8).for_each(|chunk| chunk.copy_from_slice(&random_u64().to_le_bytes()));
+    secret
+}

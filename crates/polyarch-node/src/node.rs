@@ -1,0 +1,274 @@
+//! A running node.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use polyarch_protocol::{Now, Replica, ReplicaConfig, StorageError};
+use polyarch_store::log::{LogConfig, LogError};
+use polyarch_store::state::SledConfig;
+use polyarch_store::{CheckpointConfig, DiskStore, OpenError, OpenReport, StateReport, StoreConfig};
+use polyarch_transport::{Alpn, BindError, CloseCode, CredentialsError, Endpoint, TransportConfig};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tracing::{info, warn};
+
+use crate::config::{LogRetention, NodeConfig};
+use crate::driver::{Driver, DriverConfig, Signals, ToDriver, ToDriverSender};
+use crate::founding::{NodeIdentity, credentials};
+use crate::links::{DialConfig, Links, Targets};
+use crate::random_u128;
+use crate::service::Service;
+use crate::view::{Published, View};
+
+/// Why a node does not start. Nothing was lost.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+    /// The certificate is a client's.
+    #[error("{identity} is no node's certificate; make one with `polyarch certs node`")]
+    NotANode {
+        /// What the certificate states.
+        identity: String,
+    },
+    /// The data directory was neither founded nor joined.
+    #[error("{directory} belongs to no cluster yet; run `polyarch init` to found one or `polyarch join` to join one")]
+    NotFounded {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// The data directory is somebody else's.
+    #[error("{directory} holds the data of {found}, but the certificate is of {wanted}")]
+    WrongIdentity {
+        /// The directory.
+        directory: PathBuf,
+        /// Whose data it holds.
+        found: String,
+        /// Whose certificate it is.
+        wanted: String,
+    },
+    /// `init` and `join` want an empty directory.
+    #[error("{directory} already holds {holds}; use an empty directory")]
+    NotVacant {
+        /// The directory.
+        directory: PathBuf,
+        /// What is in it.
+        holds: String,
+    },
+    /// `identity.toml` cannot be read or written.
+    #[error("{path}: {problem}")]
+    Identity {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// `init`, though a peer belongs to a cluster.
+    #[error("the member at {address} belongs to cluster {cluster_id} already; run `polyarch join` instead")]
+    AlreadyFounded {
+        /// The peer.
+        address: String,
+        /// Its cluster.
+        cluster_id: String,
+    },
+    /// `join` without addresses.
+    #[error("`peers` is empty in the configuration: name at least one member's address to join by")]
+    NoPeers,
+    /// `join`, and nobody there.
+    #[error("no member answers ({tried})")]
+    NoMemberAnswers {
+        /// Each address with what went wrong.
+        tried: String,
+    },
+    /// The data cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The log cannot be written.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// A record cannot be read.
+    #[error(transparent)]
+    Storage(StorageError),
+    /// The address cannot be listened on.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The system gives no more threads.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// A node that runs until it is stopped. Dropped without [`Node::stop`], it stops without waiting.
+pub struct Node {
+    endpoint: Endpoint,
+    address: SocketAddr,
+    server_id: u32,
+    driver: ToDriverSender,
+    driver_thread: Option<std::thread::JoinHandle<()>>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Node {
+    /// Opens the data, listens, and dials the other members. Must be called on a tokio runtime.
+    ///
+    /// # Errors
+    /// When the configuration, the certificate and the data do not fit together, or a part of the
+    /// machine does not answer.
+    pub fn start(config: &NodeConfig) -> Result<Self, StartError> {
+        let (credentials, cluster, server_id) = credentials(config)?;
+        let Some(identity) = NodeIdentity::read(&config.data_dir)? else {
+            return Err(StartError::NotFounded { directory: config.data_dir.clone() });
+        };
+        if (&identity.cluster, identity.server_id) != (&cluster, server_id) {
+            return Err(StartError::WrongIdentity {
+                directory: config.data_dir.clone(),
+                found: format!("server {} of cluster {}", identity.server_id, identity.cluster),
+                wanted: format!("server {server_id} of cluster {cluster}"),
+            });
+        }
+        let (store, frontier, report) = DiskStore::open_directory(&config.data_dir, &store_config(config))?;
+        log_report(&report);
+        let (log, records) = (store.log_reader(), store.reader());
+        let durable = store.durable_end();
+        let cluster_id = identity.parsed_cluster_id().expect("NodeIdentity::read checks it");
+        let replica_config = ReplicaConfig {
+            server_id,
+            boot_id: random_u128(),
+            cluster_id,
+            addresses: config.advertised(),
+            durability: config.durability(),
+            limits: config.replica_limits(),
+            timings: config.timings(),
+        };
+        let replica = Replica::open(replica_config, store, frontier, now()).map_err(StartError::Storage)?;
+        let published = Published::new(replica.durable_applied().clone(), replica.catalog().clone());
+        let endpoint = Endpoint::bind(credentials, config.listen, transport_config(config))?;
+        let address = endpoint.local_address().map_err(StartError::Thread)?;
+
+        let view = Arc::new(View::new(records, published));
+        let (driver, inbox) = mpsc::channel();
+        let (durable_sender, durable) = watch::channel(durable);
+        let (targets_sender, targets) = watch::channel(Targets::default());
+        let signals = Signals { durable: durable_sender, targets: targets_sender };
+        let driver_config = DriverConfig {
+            durability: config.durability(),
+            sync_interval: Duration::from_millis(config.storage.sync_interval_ms),
+            remove_log: config.storage.log_retention == LogRetention::Members,
+        };
+        let runs = Driver::new(replica, (driver.clone(), inbox), view.clone(), signals, driver_config);
+        let driver_thread = std::thread::Builder::new()
+            .name("driver".to_owned())
+            .spawn(move || runs.run())
+            .map_err(StartError::Thread)?;
+
+        let dial = DialConfig {
+            seeds: config.peers.clone(),
+            backoff_min: Duration::from_millis(config.gossip.dial_backoff_ms_min),
+            backoff_max: Duration::from_millis(config.gossip.dial_backoff_ms_max),
+            feed_group_bytes: config.replica_limits().feed_group_bytes,
+        };
+        let links = Arc::new(Links::new(endpoint.clone(), server_id, driver.clone(), log, durable, targets, dial));
+        let service = Arc::new(Service {
+            view,
+            driver: driver.clone(),
+            roles: config.roles.clone(),
+            cluster_id,
+            requests_max: config.limits.requests_max,
+            next_stream: AtomicU64::new(1),
+        });
+        let tasks = vec![tokio::spawn(links.clone().dial()), tokio::spawn(accept(endpoint.clone(), links, service))];
+        info!(%address, server_id, %cluster, "serving");
+        Ok(Self { endpoint, address, server_id, driver, driver_thread: Some(driver_thread), tasks })
+    }
+
+    /// Where the node listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The node's server id.
+    pub fn server_id(&self) -> u32 {
+        self.server_id
+    }
+
+    /// Waits until the driver has ended by itself, which only a bug makes it do.
+    pub async fn ended(&self) {
+        while self.driver_thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    /// Stops in order: no new connections, what was taken is made durable, links and clients are told.
+    pub async fn stop(mut self) {
+        self.tasks.drain(..).for_each(|task| task.abort());
+        // The driver may have ended already.
+        let _ = self.driver.send(ToDriver::Stop);
+        if let Some(thread) = self.driver_thread.take() {
+            let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+            if !matches!(joined, Ok(Ok(()))) {
+                warn!("the driver's thread panicked");
+            }
+        }
+        self.endpoint.close(CloseCode::NONE, "the node is stopping").await;
+        info!("stopped");
+    }
+}
+
+/// Hands each connection to those who speak its protocol.
+async fn accept(endpoint: Endpoint, links: Arc<Links>, service: Arc<Service>) {
+    while let Some(connection) = endpoint.accept().await {
+        match (connection.alpn(), connection.identity().server_id()) {
+            (Alpn::Peer, Some(server_id)) => {
+                let links = links.clone();
+                tokio::spawn(async move { links.run(connection, server_id, false).await });
+            }
+            (Alpn::Client, _) => {
+                tokio::spawn(service.clone().serve(connection));
+            }
+            (Alpn::Peer, None) => connection.close(CloseCode::NONE, "not a node's certificate"),
+        }
+    }
+}
+
+/// The time, for what happens before the driver runs.
+pub(crate) fn now() -> Now {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now { wall_ms: wall.as_millis() as u64, mono_ms: 0 }
+}
+
+pub(crate) fn store_config(config: &NodeConfig) -> StoreConfig {
+    let storage = &config.storage;
+    StoreConfig {
+        log: LogConfig { segment_bytes: storage.segment_mib << 20, ..LogConfig::default() },
+        checkpoint: CheckpointConfig {
+            memtable_bytes_max: (storage.memtable_mib as usize) << 20,
+            log_bytes_max: storage.checkpoint_log_mib << 20,
+            ..CheckpointConfig::default()
+        },
+        sled: SledConfig { open_timeout: Duration::from_millis(storage.open_timeout_ms), ..SledConfig::default() },
+        ..StoreConfig::default()
+    }
+}
+
+fn transport_config(config: &NodeConfig) -> TransportConfig {
+    let idle_timeout_ms = config.gossip.idle_timeout_ms;
+    TransportConfig { idle_timeout_ms, keep_alive_interval_ms: idle_timeout_ms / 4, ..TransportConfig::default() }
+}
+
+fn log_report(report: &OpenReport) {
+    info!(replayed = report.replayed, from = %report.replayed_from, "opened the data");
+    match &report.state {
+        StateReport::New | StateReport::Intact => {}
+        StateReport::Behind { held, mark } => {
+            warn!(%held, %mark, "the state had gone back behind its checkpoint; the log brought it up again");
+        }
+        StateReport::Rebuilt { why, set_aside } => {
+            warn!(%why, %set_aside, "the state was of no use and was rebuilt from the log; the old one may be deleted");
+        }
+        other => warn!(?other, "the state needed care"),
+    }
+}

@@ -1,0 +1,263 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use bytes::Bytes;
+use polyarch_crdt::Dot;
+use polyarch_protocol::catalog::KeyspaceKind;
+use polyarch_protocol::{ChainHash, ChainHeads, KeyspaceId, RecordKey, WriteSet};
+
+use crate::invariants::no_resurrection::Graves;
+use crate::invariants::{
+    Checked, Violation, acked_is_durable, applied_once_and_in_order, causal_order, gtid_never_two_payloads, supersedes_what_was_shown,
+};
+use crate::registers::{Meant, Registers, Seen, Written};
+
+/// All that was seen from outside: who wrote what, who applied it when, who was told.
+#[derive(Debug, Default)]
+pub struct History {
+    writes: BTreeMap<Dot, Rc<Written>>,
+    chains: BTreeMap<Dot, ChainHash>,
+    nodes: Vec<NodeHistory>,
+    acked: BTreeSet<Dot>,
+    excused: BTreeSet<Dot>,
+    /// Who superseded whom.
+    pub graves: Graves,
+}
+
+/// One node's part of it.
+#[derive(Debug, Default, Clone)]
+pub struct NodeHistory {
+    /// What its log was given, in order.
+    order: Vec<Rc<Written>>,
+    /// How much of that was synced.
+    synced: usize,
+    staged: Registers,
+    durable: Registers,
+}
+
+/// What a client's write was meant to do, in the client's words.
+#[derive(Debug, Clone)]
+pub struct Intent {
+    /// Its changes.
+    pub changes: Vec<IntendedChange>,
+}
+
+/// One change of it.
+#[derive(Debug, Clone)]
+pub struct IntendedChange {
+    /// The record.
+    pub key: RecordKey,
+    /// Its keyspace's kind.
+    pub kind: KeyspaceKind,
+    /// The value; `None` deletes.
+    pub put: Option<Bytes>,
+    /// What it replaces.
+    pub replaces: Replaces,
+}
+
+/// What a change replaces, as its client knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Replaces {
+    /// Whatever the node holds.
+    Held,
+    /// Nothing.
+    Nothing,
+    /// What a read had shown.
+    Shown(Vec<Dot>),
+}
+
+impl History {
+    /// A history of `nodes` nodes that did nothing yet.
+    pub fn new(nodes: usize) -> Self {
+        Self {
+            nodes: vec![NodeHistory::default(); nodes],
+            ..Self::default()
+        }
+    }
+
+    /// One node's part.
+    pub fn node(&self, at: usize) -> &NodeHistory {
+        &self.nodes[at]
+    }
+
+    /// A node gave its log a write set. Returns it, as it was meant.
+    ///
+    /// # Errors
+    /// When that breaks an invariant.
+    pub fn appended(&mut self, at: usize, server_id: u32, bytes: &Bytes, intent: Option<&Intent>) -> Result<Rc<Written>, Violation> {
+        let decoded = WriteSet::decode(bytes)
+            .map_err(|error| Violation::new(gtid_never_two_payloads::NAME, format!("node {server_id} appended {error}")))?;
+        let dot = decoded.dot;
+        applied_once_and_in_order::check_next(server_id, self.nodes[at].staged.seen(), dot)?;
+        let written = match self.writes.get(&dot) {
+            Some(known) => {
+                gtid_never_two_payloads::check(server_id, dot, &known.bytes, bytes)?;
+                causal_order::check(server_id, self.nodes[at].staged.seen(), known)?;
+                Rc::clone(known)
+            }
+            None if dot.origin.server_id != server_id => return Err(gtid_never_two_payloads::from_nowhere(server_id, dot)),
+            None => {
+                let written = Rc::new(self.nodes[at].meant(decoded, bytes, intent)?);
+                self.graves.note(&written);
+                self.writes.insert(dot, Rc::clone(&written));
+                written
+            }
+        };
+        let node = &mut self.nodes[at];
+        node.staged.apply(&written);
+        node.order.push(Rc::clone(&written));
+        Ok(written)
+    }
+
+    /// A node's log said that all it was given is synced.
+    pub fn synced(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        for written in &node.order[node.synced..] {
+            node.durable.apply(written);
+        }
+        node.synced = node.order.len();
+    }
+
+    /// A node started again and says that it has `heads`.
+    ///
+    /// # Errors
+    /// When something is missing that was synced, or it has what it never had in this order.
+    pub fn recovered(&mut self, at: usize, server_id: u32, heads: &ChainHeads) -> Checked {
+        let recovered = Seen::from(heads.applied());
+        let node = &mut self.nodes[at];
+        acked_is_durable::check_recovered(server_id, node.durable.seen(), &recovered)?;
+        let order = node.order.iter().map(|written| written.dot);
+        let len = applied_once_and_in_order::check_prefix(server_id, order, &recovered)?;
+        node.order.truncate(len);
+        node.staged = Registers::of(&node.order);
+        node.durable = node.staged.clone();
+        node.synced = len;
+        self.check_chains(server_id, heads)
+    }
+
+    /// All nodes have one history of each origin.
+    ///
+    /// # Errors
+    /// When a chain hash differs from one that was seen before.
+    pub fn check_chains(&mut self, server_id: u32, heads: &ChainHeads) -> Checked {
+        for (origin, head) in heads.iter() {
+            let dot = Dot::new(origin, head.seq);
+            let known = *self.chains.entry(dot).or_insert(head.hash);
+            applied_once_and_in_order::check_chain(server_id, dot, known, head.hash)?;
+        }
+        Ok(())
+    }
+
+    /// A node's disk was replaced by an older image of itself. What only that disk had is lost, and
+    /// no node is to blame.
+    pub fn set_back(&mut self, at: usize, image: NodeHistory) {
+        let lost = std::mem::replace(&mut self.nodes[at], image);
+        for written in &lost.order {
+            if !self.nodes.iter().any(|node| node.durable.seen().includes(written.dot)) {
+                self.excused.insert(written.dot);
+            }
+        }
+    }
+
+    /// A client was told that its write is written.
+    pub fn acked(&mut self, dot: Dot) {
+        self.acked.insert(dot);
+    }
+
+    /// What clients were told is written, but for what was lost with a disk.
+    pub fn acked_and_kept(&self) -> impl Iterator<Item = &Dot> {
+        self.acked.difference(&self.excused)
+    }
+
+    /// How many writes clients were told are written.
+    pub fn acked_count(&self) -> usize {
+        self.acked.len()
+    }
+}
+
+impl NodeHistory {
+    /// What the node should show to a replica: all that it was given.
+    pub fn staged(&self) -> &Registers {
+        &self.staged
+    }
+
+    /// What the node should show to clients and peers: all that is synced.
+    pub fn durable(&self) -> &Registers {
+        &self.durable
+    }
+
+    /// All that its log was given, in order.
+    pub fn order(&self) -> &[Rc<Written>] {
+        &self.order
+    }
+
+    /// Works out what a new write was meant to do, over what its node had.
+    fn meant(&self, decoded: WriteSet, bytes: &Bytes, intent: Option<&Intent>) -> Result<Written, Violation> {
+        let is_system = decoded.changes.iter().any(|change| change.keyspace == KeyspaceId::SYSTEM);
+        let changes = match intent {
+            Some(intent) if !is_system => self.meant_by_client(&decoded, intent)?,
+            _ => decoded
+                .changes
+                .iter()
+                .map(|change| Meant {
+                    key: change.record_key(),
+                    names: change.supersedes.clone(),
+                    put: change.effect.value().cloned(),
+                })
+                .collect(),
+        };
+        Ok(Written {
+            dot: decoded.dot,
+            hlc: decoded.hlc,
+            bytes: bytes.clone(),
+            saw: self.staged.seen().clone(),
+            changes,
+        })
+    }
+
+    fn meant_by_client(&self, decoded: &WriteSet, intent: &Intent) -> Result<Vec<Meant>, Violation> {
+        let mut changes = Vec::with_capacity(intent.changes.len());
+        let mut found: BTreeMap<RecordKey, _> = decoded.changes.iter().map(|change| (change.record_key(), change)).collect();
+        for intended in &intent.changes {
+            let meant = self.names(intended);
+            let found = found.remove(&intended.key);
+            if found.is_none() && intended.put.is_none() && meant.is_empty() {
+                // A delete of nothing.
+                continue;
+            }
+            let superseded = found.map(|change| change.supersedes.as_slice()).unwrap_or_default();
+            supersedes_what_was_shown::check(decoded.dot, superseded, &meant)?;
+            if found.map(|change| change.effect.value()) != Some(intended.put.as_ref()) {
+                let what = format!("{} does not put what its client sent for {:?}", decoded.dot, intended.key);
+                return Err(Violation::new(supersedes_what_was_shown::NAME, what));
+            }
+            changes.push(Meant {
+                key: intended.key.clone(),
+                names: meant,
+                put: intended.put.clone(),
+            });
+        }
+        match found.into_keys().next() {
+            None => Ok(changes),
+            Some(key) => {
+                let what = format!("{} changes {key:?}, which its client did not name", decoded.dot);
+                Err(Violation::new(supersedes_what_was_shown::NAME, what))
+            }
+        }
+    }
+
+    /// The dots that a change replaces: what was superseded already is left out.
+    fn names(&self, intended: &IntendedChange) -> Vec<Dot> {
+        let live = self.staged.live_dots(&intended.key);
+        let mut names = match (&intended.replaces, intended.kind) {
+            (Replaces::Held, _) | (Replaces::Nothing, KeyspaceKind::Lww) => live.clone(),
+            (Replaces::Nothing, KeyspaceKind::Mv) => Vec::new(),
+            (Replaces::Shown(dots), KeyspaceKind::Mv) => dots.clone(),
+            (Replaces::Shown(dots), KeyspaceKind::Lww) => dots.iter().chain(&live).copied().collect(),
+        };
+        names.sort_unstable();
+        names.dedup();
+        names.retain(|dot| live.contains(dot) || !self.staged.seen().includes(*dot));
+        names
+    }
+}

@@ -1,0 +1,43 @@
+//! What must hold, one invariant a file, each named after what it says.
+//!
+//! **Architecture Invariant:** no invariant is told by the code under test what to expect. They know
+//! the promises, the writes as clients meant them, and what came out.
+
+pub mod acked_is_durable;
+pub mod applied_once_and_in_order;
+pub mod causal_order;
+pub mod context_matches_values;
+pub mod converges;
+pub mod equal_applied_sets_equal_digests;
+pub mod gtid_never_two_payloads;
+pub mod lww_winner_is_greatest;
+pub mod no_alarm_without_cause;
+pub mod no_lost_sibling;
+pub mod no_resurrection;
+pub mod nothing_leaves_before_durable;
+pub mod register_shows_unsuperseded;
+pub mod session_never_goes_back;
+pub mod supersedes_what_was_shown;
+
+/// What a check says.
+pub type Checked = Result<(), Violation>;
+
+/// An invariant does not hold.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{invariant}: {what}")]
+pub struct Violation {
+    /// The invariant's name, which is its file's.
+    pub invariant: &'static str,
+    /// What was seen instead.
+    pub what: String,
+}
+
+impl Violation {
+    /// A violation of `invariant`.
+    pub fn new(invariant: &'static str, what: impl Into<String>) -> Self {
+        Self {
+            invariant,
+            what: what.into(),
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! One simulated node: its devices, its clocks, and the process that runs on them.
+//!
+//! A process does what the real driver does, around the shipped replica, store and feeds.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use polyarch_crdt::{AppliedSet, Record};
+use polyarch_protocol::{
+    ChainHeads, Feed, Input, KeyspaceId, LinkId, LogPosition, Now, RecordKey, Records, Replica, ReplicaConfig, RequestTag, Storage,
+    StorageError,
+};
+use polyarch_store::{OpenError, StateReport, StoreConfig};
+
+use crate::disk::{Devices, SimCheckpointJob, SimLogReader, SimStateReader, SimStore};
+use crate::history::Intent;
+
+/// A machine with a place in the cluster.
+#[derive(Debug)]
+pub struct Node {
+    /// Its server id.
+    pub server_id: u32,
+    /// Its devices.
+    pub devices: Devices,
+    /// Its clock.
+    pub clock: WallClock,
+    /// The process, while one runs.
+    pub process: Option<Process>,
+    /// How many processes were started; tells events for an earlier one apart.
+    pub boot: u64,
+    /// Nothing happens here until then, as on a suspended machine.
+    pub paused_until_us: u64,
+}
+
+/// A wall clock that may be wrong.
+#[derive(Debug, Clone)]
+pub struct WallClock {
+    /// Added to the true time.
+    pub offset_ms: i64,
+    /// The clock moves in steps of so many milliseconds.
+    pub step_ms: u64,
+    /// Where it stands still, if it does.
+    pub frozen_ms: Option<u64>,
+}
+
+/// Unix milliseconds at which runs begin.
+const EPOCH_MS: u64 = 1_764_950_400_000;
+
+impl WallClock {
+    /// What it shows.
+    pub fn read(&self, now_us: u64) -> u64 {
+        let true_ms = EPOCH_MS + now_us / 1_000;
+        let shown = self.frozen_ms.unwrap_or_else(|| true_ms.saturating_add_signed(self.offset_ms));
+        shown - shown % self.step_ms.max(1)
+    }
+}
+
+/// A running process.
+pub struct Process {
+    /// The shipped replica over the shipped store.
+    pub replica: Replica<Observed>,
+    /// Reads what is published.
+    pub reader: SimStateReader,
+    /// Reads the durable log, for feeds.
+    pub log: SimLogReader,
+    /// What waits to be handled, with what a client meant by it.
+    pub inputs: VecDeque<(Input, Option<Intent>)>,
+    /// A sync is running.
+    pub is_syncing: bool,
+    /// Up to where the log is synced.
+    pub durable_end: LogPosition,
+    /// What is published to readers.
+    pub published: AppliedSet,
+    /// Requests that wait for what their session has seen.
+    pub waiting: Vec<WaitingRequest>,
+    /// Links to other nodes.
+    pub links: BTreeMap<LinkId, LinkEnd>,
+    /// Checkpoint that is to be run.
+    pub checkpoint: Option<SimCheckpointJob>,
+    /// The log failed: no more writes until a restart.
+    pub has_failed: bool,
+}
+
+/// A request that waits for its token, or for its turn.
+#[derive(Debug, Clone)]
+pub struct WaitingRequest {
+    /// Who asks.
+    pub tag: RequestTag,
+    /// What, as it came.
+    pub frame: Bytes,
+    /// When the node gives up.
+    pub deadline_us: u64,
+    /// What the client means by it, if it writes.
+    pub intent: Option<Intent>,
+}
+
+/// One end of a link.
+#[derive(Debug)]
+pub struct LinkEnd {
+    /// The network's number of the link.
+    pub network_id: u64,
+    /// Which of its two ends this is.
+    pub side: usize,
+    /// The node at the other end.
+    pub peer: usize,
+    /// What is served on it.
+    pub serving: Option<Serving>,
+    /// How many streams were opened on it.
+    pub streams: u64,
+    /// Groups that came and wait for their turn, each with its stream.
+    pub arrived: VecDeque<(u64, Bytes)>,
+    /// Streams of the groups that the replica has and has not yet taken.
+    pub in_hand: VecDeque<u64>,
+}
+
+/// A feed on its way.
+#[derive(Debug)]
+pub struct Serving {
+    /// The shipped feed.
+    pub feed: Feed,
+    /// The stream its groups go on.
+    pub stream: u64,
+    /// Groups sent and not yet taken by the other side.
+    pub in_flight: usize,
+}
+
+impl Node {
+    /// Starts a process, as a machine does that finds its data directory.
+    ///
+    /// # Errors
+    /// When the store does not open.
+    pub fn start(&mut self, config: ReplicaConfig, store: &StoreConfig, now: Now) -> Result<StateReport, OpenError> {
+        let (store, frontier, report) = self.devices.open(store)?;
+        let (reader, log, durable_end) = (store.reader(), store.log_reader(), store.durable_end());
+        let published = frontier.heads.applied().clone();
+        let observed = Observed {
+            store,
+            appended: Vec::new(),
+        };
+        let replica = Replica::open(config, observed, frontier, now).map_err(OpenError::Replay)?;
+        self.boot += 1;
+        self.process = Some(Process {
+            replica,
+            reader,
+            log,
+            inputs: VecDeque::new(),
+            is_syncing: false,
+            durable_end,
+            published,
+            waiting: Vec::new(),
+            links: BTreeMap::new(),
+            checkpoint: None,
+            has_failed: false,
+        });
+        Ok(report.state)
+    }
+
+    /// The time as a process here reads it.
+    pub fn now(&self, now_us: u64) -> Now {
+        Now {
+            wall_ms: self.clock.read(now_us),
+            mono_ms: now_us / 1_000,
+        }
+    }
+
+    /// The running process, if it is the one that `boot` names and is not paused.
+    pub fn process_of(&mut self, boot: u64) -> Option<&mut Process> {
+        match self.boot == boot {
+            true => self.process.as_mut(),
+            false => None,
+        }
+    }
+}
+
+impl std::fmt::Debug for Process {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Process").field("durable_end", &self.durable_end).finish_non_exhaustive()
+    }
+}
+
+/// The shipped store, with an ear to what the replica gives its log.
+pub struct Observed {
+    /// The store.
+    pub store: SimStore,
+    /// What was appended since it was last asked.
+    pub appended: Vec<Bytes>,
+}
+
+impl Records for Observed {
+    fn record_mut(&mut self, key: &RecordKey) -> Result<&mut Record, StorageError> {
+        self.store.record_mut(key)
+    }
+}
+
+impl Storage for Observed {
+    fn record(&mut self, key: &RecordKey) -> Result<Record, StorageError> {
+        self.store.record(key)
+    }
+
+    fn append(&mut self, write_set: &Bytes, before: &ChainHeads) -> Result<LogPosition, StorageError> {
+        let end = self.store.append(write_set, before)?;
+        self.appended.push(write_set.clone());
+        Ok(end)
+    }
+
+    fn staged_end(&self) -> LogPosition {
+        self.store.staged_end()
+    }
+
+    fn keyspace_records(&mut self, keyspace: KeyspaceId) -> Result<Vec<(RecordKey, Record)>, StorageError> {
+        self.store.keyspace_records(keyspace)
+    }
+}
