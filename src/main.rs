@@ -1,1 +1,5 @@
-fn main() {}
+//! The `polyarch` binary.
+
+fn main() -> std::process::ExitCode {
+    polyarch_cli::main()
+}

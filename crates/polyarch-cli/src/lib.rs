@@ -1,1 +1,63 @@
-//! The commands of the polyarch binary
+//! The commands of the `polyarch` binary, as a library: a program that ships a node of its own can offer all of them.
+//!
+//! ```no_run
+//! fn main() -> std::process::ExitCode {
+//!     polyarch_cli::main()
+//! }
+//! ```
+//!
+//! - `arguments`: the whole command line, and which command each part of it goes to.
+//! - `commands`: one file for each family of commands.
+//! - `connection`: from profile and flags to a client.
+//! - `json`: every object that `--json` prints, and the lines that `batch` and `import` read.
+//! - `failure`: the one place where an error becomes an exit status and a line on stderr.
+//! - `terminal`: standard output, lines of input, colours.
+//! - `logging`: what a node logs, and how.
+//!
+//! # Exit status
+//!
+//! | status | meaning |
+//! |---|---|
+//! | 0 | done |
+//! | 1 | not found: `get` or `delete` of a key that is not there |
+//! | 2 | usage: arguments, input, configuration, profile or certificates are of no use |
+//! | 3 | refused: by the node that was asked, by a node that cannot run, or `verify` found something wrong |
+//! | 4 | not reachable, timed out, or not known whether a write was done |
+
+mod arguments;
+mod commands;
+//mod connection;
+mod failure;
+mod json;
+mod logging;
+mod terminal;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::arguments::Arguments;
+
+/// Runs the command that this process was given.
+pub fn main() -> ExitCode {
+    run(std::env::args_os())
+}
+
+/// Runs the command in `args`, the first of which is the program's name.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let program = args.first().map_or("polyarch".into(), |name| name.to_string_lossy().into_owned());
+    let arguments = match Arguments::try_parse_from(args) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help, or what is wrong with the arguments. A closed terminal does not change the status.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match arguments.run(&program) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

@@ -78,9 +78,8 @@ impl Client {
             return Err("its scan does not move on");
         }
         let answer = extract(response).ok_or("its answer is to another question")?;
-        match (&self.seen, token) {
-            (Some(seen), Some(token)) => seen.join(&token).map_err(|_| "its session token cannot be read")?,
-            _ => {}
+        if let (Some(seen), Some(token)) = (&self.seen, token) {
+            seen.join(&token).map_err(|_| "its session token cannot be read")?;
         }
         Ok(answer)
     }
@@ -151,21 +150,19 @@ impl Course<'_> {
         let node = self.nodes.address(index).clone();
         let is_gone = !matches!(unanswered, Unanswered::TimedOutUnsent | Unanswered::TimedOutSent);
         self.nodes.leave(index, link, is_gone);
+        let had_no_effect = !self.is_write || matches!(unanswered, Unanswered::NotSent(_));
         let cause = match unanswered {
-            Unanswered::NotSent(cause) => {
+            Unanswered::NotSent(cause) | Unanswered::Lost(cause) if had_no_effect => {
                 let reason = cause.to_string();
-                return self.go_on(index, Error::Unreachable { tried: vec![Tried { node, reason }] }).await;
+                let tried = vec![Tried { node, reason }];
+                return self.go_on(index, Error::Unreachable { tried }).await;
             }
-            Unanswered::Lost(cause) if !self.is_write => {
-                let reason = cause.to_string();
-                return self.go_on(index, Error::Unreachable { tried: vec![Tried { node, reason }] }).await;
-            }
-            Unanswered::Garbled(cause) if !self.is_write => {
+            Unanswered::Garbled(cause) if had_no_effect => {
                 let cause = cause.to_string();
                 return Err(Error::Protocol { node, cause });
             }
             Unanswered::TimedOutSent if self.is_write => format!("there was no answer within {:?}", self.timeout),
-            Unanswered::Lost(cause) | Unanswered::Garbled(cause) => cause.to_string(),
+            Unanswered::NotSent(cause) | Unanswered::Lost(cause) | Unanswered::Garbled(cause) => cause.to_string(),
             Unanswered::TimedOutUnsent | Unanswered::TimedOutSent | Unanswered::TooLong(_) => {
                 let after = self.timeout;
                 return Err(Error::TimedOut { node, after });

@@ -290,6 +290,8 @@ fn random_index() -> usize {
     getrandom::u32().map_or(0, |random| random as usize)
 }
 
+// It has the shape of all extractors.
+#[allow(clippy::needless_pass_by_value)]
 fn done(response: Response) -> Option<()> {
     matches!(response, Response::Done).then_some(())
 }

@@ -114,14 +114,14 @@ impl Link {
 
     /// Ends the link because of an answer that is no answer to its request.
     pub(crate) fn end_garbled(&self, cause: &str) {
-        self.requests.end(End::Garbled(cause.into()));
+        self.requests.end(&End::Garbled(cause.into()));
         self.connection.close(CLOSE_PROTOCOL, cause);
     }
 }
 
 impl Drop for Link {
     fn drop(&mut self) {
-        self.requests.end(End::Lost("the client closed the connection".into()));
+        self.requests.end(&End::Lost("the client closed the connection".into()));
         self.connection.close(CloseCode::NONE, "");
     }
 }
@@ -293,8 +293,8 @@ impl Requests {
         }
     }
 
-    /// The link is over; the first cause given is the one told.
-    fn end(&self, end: End) {
+    /// The link is over, and nothing more will be answered.
+    fn end(&self, end: &End) {
         self.end_queue(end.clone());
         let sent = std::mem::take(&mut self.queues().sent);
         for entry in sent {
@@ -369,7 +369,7 @@ async fn read_answers(mut reader: FrameReader, ender: Ender) {
     if let End::Garbled(cause) = &end {
         ender.1.close(CLOSE_PROTOCOL, cause);
     }
-    ender.0.end(end);
+    ender.0.end(&end);
 }
 
 fn read_batch(
@@ -377,7 +377,8 @@ fn read_batch(
     first: Result<Option<bytes::Bytes>, StreamError>,
     answers: &mut Vec<ClientResponse>,
 ) -> Result<(), End> {
-    let mut frame = first.map_err(stream_end)?.ok_or_else(|| End::Lost("the node ended the stream".into()))?;
+    let mut frame =
+        first.map_err(|error| stream_end(&error))?.ok_or_else(|| End::Lost("the node ended the stream".into()))?;
     loop {
         let answer =
             ClientResponse::decode(&frame).map_err(|error| End::Garbled(format!("its answer is a {error}").into()))?;
@@ -385,14 +386,14 @@ fn read_batch(
         if answers.len() >= ANSWERS_PER_BATCH {
             return Ok(());
         }
-        match reader.try_next(FRAME_BYTES_MAX).map_err(stream_end)? {
+        match reader.try_next(FRAME_BYTES_MAX).map_err(|error| stream_end(&error))? {
             Some(next) => frame = next,
             None => return Ok(()),
         }
     }
 }
 
-fn stream_end(error: StreamError) -> End {
+fn stream_end(error: &StreamError) -> End {
     match error {
         StreamError::Frame(polyarch_transport::FrameError::TooLarge { .. }) => End::Garbled(error.to_string().into()),
         _ => End::Lost(error.to_string().into()),
@@ -404,7 +405,7 @@ struct Ender(Arc<Requests>, Connection);
 
 impl Drop for Ender {
     fn drop(&mut self) {
-        self.0.end(End::Lost("the client's tasks were ended".into()));
+        self.0.end(&End::Lost("the client's tasks were ended".into()));
         self.1.close(CloseCode::NONE, "");
     }
 }

@@ -1,1 +1,32 @@
-//! A seeded simulator of whole clusters
+//! A seeded simulator of whole clusters.
+//!
+//! It runs the shipped replica, feeds, log and store, over a virtual network, clock and disk, with
+//! everything going wrong that can, and judges what comes out by what is promised. A seed is a run:
+//! it replays to the same trace hash. The way of FoundationDB's and TigerBeetle's simulators.
+//!
+//! - [`scenario`]: what a seed draws, as data
+//! - [`world`]: nodes, network, clients and faults on one virtual clock
+//! - [`invariants`]: what must hold, one a file
+//! - [`registers`], [`History`]: what should be seen, worked out from the outside
+//! - [`bugs`]: bugs that a run can switch on, to show that it sees them
+//!
+//! **Architecture Invariant:** nothing here reads a wall clock, a random source of the system, or a
+//! `HashMap` in iteration order; all chance comes from the seed.
+
+pub mod bugs;
+pub mod disk;
+pub mod invariants;
+pub mod node;
+pub mod registers;
+pub mod run;
+pub mod scenario;
+pub mod story;
+pub mod world;
+
+mod history;
+mod rng;
+mod trace;
+
+pub use history::{History, Intent, IntendedChange, NodeHistory, Replaces};
+pub use rng::Rng;
+pub use trace::{Sink, Trace};

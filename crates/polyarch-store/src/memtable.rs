@@ -5,7 +5,7 @@
 //! the frozen one, and only then in the state, which has whatever was dropped here. Records are
 //! shared and never changed, so no reader holds a lock while it works on one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 use std::iter::Peekable;
 use std::mem;
 use std::ops::Bound;
@@ -137,8 +137,14 @@ impl Generation {
 
     fn insert(&mut self, key: RecordKey, record: Arc<Record>) {
         self.bytes += footprint(&key, &record);
-        if let Some(old) = self.records.insert(key.clone(), record) {
-            self.bytes -= footprint(&key, &old);
+        match self.records.entry(key) {
+            btree_map::Entry::Vacant(place) => {
+                place.insert(record);
+            }
+            btree_map::Entry::Occupied(mut place) => {
+                let old = place.insert(record);
+                self.bytes -= footprint(place.key(), &old);
+            }
         }
     }
 

@@ -24,7 +24,9 @@ use crate::lock::{DirectoryLock, LockError};
 use crate::log::{Inspected, LogInspection};
 use crate::overlay::Overlay;
 use crate::published::Published;
-use crate::state::{Checkpoint, ScanRange, SledConfig, StateDirectory, StateOpener, StateStore, count_digest, for_each_record};
+use crate::state::{
+    Checkpoint, ScanRange, SledConfig, StateDirectory, StateOpener, StateStore, count_digest, for_each_record,
+};
 use crate::store::{LOG, StoreFiles};
 
 /// How a directory is verified.
@@ -41,11 +43,7 @@ pub struct VerifyConfig {
 
 impl Default for VerifyConfig {
     fn default() -> Self {
-        Self {
-            scratch: std::env::temp_dir(),
-            sled: SledConfig::default(),
-            problems_max: 1_000,
-        }
+        Self { scratch: std::env::temp_dir(), sled: SledConfig::default(), problems_max: 1_000 }
     }
 }
 
@@ -135,11 +133,12 @@ pub fn verify(directory: &Path, config: &VerifyConfig) -> Result<VerifyReport, V
 
 /// Verifies the parts of a store. Opens the state, which a backend may take for a reason to change
 /// its files; [`verify`] gives it a copy.
-pub fn verify_parts<F: Files, O: StateOpener>(files: &StoreFiles<F>, state: &mut O, problems_max: usize) -> VerifyReport {
-    let mut findings = Findings {
-        report: VerifyReport::default(),
-        problems_max,
-    };
+pub fn verify_parts<F: Files, O: StateOpener>(
+    files: &StoreFiles<F>,
+    state: &mut O,
+    problems_max: usize,
+) -> VerifyReport {
+    let mut findings = Findings { report: VerifyReport::default(), problems_max };
     let mark = read_mark(&files.data).unwrap_or_else(|error: MarkError| {
         findings.add("checkpoint.toml", error);
         None
@@ -162,10 +161,7 @@ impl Findings {
             self.report.problems_unlisted += 1;
             return;
         }
-        self.report.problems.push(Problem {
-            place: place.to_string(),
-            what: what.to_string(),
-        });
+        self.report.problems.push(Problem { place: place.to_string(), what: what.to_string() });
     }
 }
 
@@ -177,7 +173,11 @@ struct Base<S> {
 }
 
 impl<S: StateStore> Base<S> {
-    fn read<O: StateOpener<State = S>>(opener: &mut O, mark: Option<LogPosition>, findings: &mut Findings) -> Option<Self> {
+    fn read<O: StateOpener<State = S>>(
+        opener: &mut O,
+        mark: Option<LogPosition>,
+        findings: &mut Findings,
+    ) -> Option<Self> {
         let read = Self::try_read(opener, findings);
         let base = read.map_err(|error| findings.add("state", error)).ok()?;
         if let Some(mark) = mark.filter(|mark| base.held.position < *mark) {
@@ -187,7 +187,10 @@ impl<S: StateStore> Base<S> {
         Some(base)
     }
 
-    fn try_read<O: StateOpener<State = S>>(opener: &mut O, findings: &mut Findings) -> Result<Self, crate::state::StateError> {
+    fn try_read<O: StateOpener<State = S>>(
+        opener: &mut O,
+        findings: &mut Findings,
+    ) -> Result<Self, crate::state::StateError> {
         let state = Arc::new(opener.open()?);
         let reading = Arc::clone(&state);
         let (held, digest, absorbing, records) = opener.guarded(move || {
@@ -204,7 +207,8 @@ impl<S: StateStore> Base<S> {
         let held = held.unwrap_or_default();
         findings.report.state_position = (!is_empty).then_some(held.position);
         findings.report.state_records = records;
-        for bucket in held.frontier.digest.differing(&digest) {
+        let differing = if state.is_atomic() { held.frontier.digest.differing(&digest) } else { Vec::new() };
+        for bucket in differing {
             findings.add("state", format!("the records of digest bucket {bucket} are not those of its checkpoint"));
         }
         for key in absorbing.iter().filter(|key| !held.absorbing.contains(key)) {
@@ -250,13 +254,7 @@ impl<S: StateStore> Walk<S> {
             records: Overlay::new(Arc::new(Published::new(base.state))),
             frontier: base.held.frontier,
         });
-        Self {
-            upon_state,
-            upon_nothing: None,
-            held,
-            heads: None,
-            met_state,
-        }
+        Self { upon_state, upon_nothing: None, held, heads: None, met_state }
     }
 
     fn log<F: Files>(&mut self, files: F, mark: Option<LogPosition>, findings: &mut Findings) {
@@ -290,14 +288,14 @@ impl<S: StateStore> Walk<S> {
         match &self.heads {
             None if heads.applied().is_empty() => {
                 findings.report.from_the_beginning = true;
-                self.upon_nothing = Some(Replica {
-                    records: Memory::default(),
-                    frontier: Frontier::default(),
-                });
+                self.upon_nothing = Some(Replica { records: Memory::default(), frontier: Frontier::default() });
             }
             None => self.check_start(start, &heads, findings),
             Some(counted) if *counted != heads => {
-                findings.add(start, format!("the segment's header does not fit the frames before it: {}", difference(counted, &heads)));
+                findings.add(
+                    start,
+                    format!("the segment's header does not fit the frames before it: {}", difference(counted, &heads)),
+                );
             }
             Some(_) => {}
         }
@@ -388,11 +386,7 @@ impl<S: StateStore> Walk<S> {
     }
 }
 
-fn compare_replicas<S: StateStore>(
-    whole: &Replica<Memory>,
-    upon_state: &Replica<Overlay<S>>,
-    findings: &mut Findings,
-) {
+fn compare_replicas<S: StateStore>(whole: &Replica<Memory>, upon_state: &Replica<Overlay<S>>, findings: &mut Findings) {
     let applied = whole.frontier.heads.applied();
     if whole.frontier.heads != upon_state.frontier.heads {
         findings.add("state", difference(&whole.frontier.heads, &upon_state.frontier.heads));
@@ -439,7 +433,10 @@ fn difference(expected: &ChainHeads, found: &ChainHeads) -> String {
     let mut texts: Vec<String> = differing
         .map(|origin| {
             let (expected, found) = (expected.head(origin), found.head(origin));
-            format!("{origin} should be at seq {} ({}) and is at seq {} ({})", expected.seq, expected.hash, found.seq, found.hash)
+            format!(
+                "{origin} should be at seq {} ({}) and is at seq {} ({})",
+                expected.seq, expected.hash, found.seq, found.hash
+            )
         })
         .collect();
     texts.dedup();
@@ -474,12 +471,7 @@ pub fn dump(directory: &Path) -> Result<impl Iterator<Item = Result<LogEntry, cr
     Ok(inspection.filter_map(move |inspected| {
         let _held = &lock;
         match inspected {
-            Ok(Inspected::Frame {
-                start,
-                end,
-                known_synced,
-                write_set,
-            }) => Some(Ok(LogEntry {
+            Ok(Inspected::Frame { start, end, known_synced, write_set }) => Some(Ok(LogEntry {
                 start,
                 end,
                 known_synced,
@@ -507,14 +499,8 @@ pub enum DumpError {
 /// The files of a data directory that exists.
 fn existing(directory: &Path) -> Result<StoreFiles<Directory>, VerifyError> {
     let open = |path: &Path| fs::metadata(path).and_then(|_| Directory::open(path));
-    let failed = |source| VerifyError::Directory {
-        directory: directory.to_path_buf(),
-        source,
-    };
-    Ok(StoreFiles {
-        data: open(directory).map_err(failed)?,
-        log: open(&directory.join(LOG)).map_err(failed)?,
-    })
+    let failed = |source| VerifyError::Directory { directory: directory.to_path_buf(), source };
+    Ok(StoreFiles { data: open(directory).map_err(failed)?, log: open(&directory.join(LOG)).map_err(failed)? })
 }
 
 /// A copy of a data directory's state, removed when it is no longer needed.
@@ -525,13 +511,11 @@ impl Scratch {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let scratch = Self(scratch.join(format!("polyarch-verify-{}-{number}", std::process::id())));
-        let copied = fs::create_dir(&scratch.0).and_then(|()| copy_tree(&directory.join("state"), &scratch.0.join("state")));
+        let copied =
+            fs::create_dir(&scratch.0).and_then(|()| copy_tree(&directory.join("state"), &scratch.0.join("state")));
         match copied {
             Ok(()) => Ok(scratch),
-            Err(source) => Err(VerifyError::Scratch {
-                scratch: scratch.0.clone(),
-                source,
-            }),
+            Err(source) => Err(VerifyError::Scratch { scratch: scratch.0.clone(), source }),
         }
     }
 }

@@ -68,7 +68,7 @@ macro_rules! storage_suite {
             );
 
             proptest! {
-                #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+                #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
                 #[test]
                 fn it_behaves_like_an_ordered_map(steps in proptest::collection::vec(step(), 1..20)) {
                     super::it_behaves_like_an_ordered_map($new, steps)?;

@@ -149,6 +149,8 @@ impl SegmentHeader {
         }
         match u32_at(fixed, 8) {
             VERSION => {}
+            // No version has this number: a header that was written in part.
+            0 => return Err(HeaderError::Invalid(Invalid("a segment header cut short"))),
             version => return Err(HeaderError::Version(version)),
         }
         match u32_at(fixed, 12) as usize {

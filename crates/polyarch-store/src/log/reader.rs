@@ -346,7 +346,8 @@ impl Piece {
         let start = self.next.offset;
         while !self.is_full() {
             let at = (self.next.offset - start) as usize;
-            match write_set_in(&bytes[at..], salt, self.next) {
+            // The zeros behind the last frame may be cut off: then `at` is behind the bytes' end.
+            match write_set_in(bytes.get(at..).unwrap_or_default(), salt, self.next) {
                 Ok(len) => self.push(bytes.slice(at + FRAME_HEADER_BYTES..at + FRAME_HEADER_BYTES + len)),
                 Err(_) if leap && at + FRAME_HEADER_BYTES < bytes.len() => self.next.offset += ALIGNMENT,
                 // Cut short by the end of what was read, or damaged: the next read begins here.

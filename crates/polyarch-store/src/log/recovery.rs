@@ -136,15 +136,21 @@ fn secure<L: LogFile>(window: &mut Window<L>, name: &str, end: &LogEnd) -> Resul
         true => end.synced.offset,
         false => 0,
     };
+    // The zeros behind the last frame may be cut off: then the file is shorter than the log.
+    let to = end.at.offset.min(window.len());
     let mut at = from;
-    while at < end.at.offset {
-        let bytes = window.bytes(at, WRITE_BYTES.min((end.at.offset - at) as usize))?.to_vec();
+    while at < to {
+        let bytes = window.bytes(at, WRITE_BYTES.min((to - at) as usize))?.to_vec();
+        if bytes.is_empty() {
+            let source = std::io::ErrorKind::UnexpectedEof.into();
+            return Err(LogError::io("read", name)(source));
+        }
         window.file().write_at(&bytes, at).map_err(LogError::io("write", name))?;
         at += bytes.len() as u64;
     }
     write_zeros(window.file(), end.at.offset, window.len()).map_err(LogError::io("write", name))?;
     window.file().sync().map_err(LogError::io("sync", name))?;
-    Ok(end.at.offset - from)
+    Ok(to.saturating_sub(from))
 }
 
 fn write_zeros<L: LogFile>(file: &L, from: u64, to: u64) -> std::io::Result<()> {

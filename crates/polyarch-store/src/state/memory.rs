@@ -46,7 +46,8 @@ struct Images {
     flushed: VecDeque<Image>,
     torn: bool,
     damaged: bool,
-    writes_fail: bool,
+    // How many more batches and flushes succeed.
+    writes_left: Option<usize>,
 }
 
 impl MemoryState {
@@ -69,7 +70,7 @@ impl MemoryState {
             images.live.keep_some(unflushed.records, seed);
             images.torn = true;
         }
-        images.writes_fail = false;
+        images.writes_left = None;
     }
 
     /// Makes every open fail until the state is set aside.
@@ -77,9 +78,9 @@ impl MemoryState {
         self.images.write().damaged = true;
     }
 
-    /// Makes every write and flush fail until the next crash.
-    pub fn fail_writes(&self) {
-        self.images.write().writes_fail = true;
+    /// Makes every batch and flush after the next `writes` of them fail, until the next crash.
+    pub fn fail_after(&self, writes: usize) {
+        self.images.write().writes_left = Some(writes);
     }
 
     /// How many records the state holds.
@@ -90,6 +91,17 @@ impl MemoryState {
     /// Whether the state holds no record.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+impl Images {
+    fn count_write(&mut self) -> Result<(), StateError> {
+        match &mut self.writes_left {
+            Some(0) => return Err(StateError::Stopped),
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        Ok(())
     }
 }
 
@@ -117,9 +129,7 @@ impl StateStore for MemoryState {
 
     fn apply_sorted(&self, batch: Vec<BatchEntry>, checkpoint: &Checkpoint) -> Result<(), StateError> {
         let images = &mut *self.images.write();
-        if images.writes_fail {
-            return Err(StateError::Stopped);
-        }
+        images.count_write()?;
         for (key, record) in batch {
             match record {
                 Some(record) => images.live.records.insert(key, record),
@@ -132,9 +142,7 @@ impl StateStore for MemoryState {
 
     fn flush(&self) -> Result<(), StateError> {
         let images = &mut *self.images.write();
-        if images.writes_fail {
-            return Err(StateError::Stopped);
-        }
+        images.count_write()?;
         let live = images.live.clone();
         images.flushed.push_back(live);
         if images.flushed.len() > FLUSHED_MAX {

@@ -207,7 +207,13 @@ impl Drop for SledState {
         if self.stopped.load(Ordering::Acquire) {
             // The last handle would flush, and abort the process when that fails.
             mem::forget(handles);
-        } else if let Err(error) = caught(|| Ok(drop(handles))) {
+            return;
+        }
+        let closed = caught(|| {
+            drop(handles);
+            Ok(())
+        });
+        if let Err(error) = closed {
             tracing::error!(directory = %self.dir.display(), %error, "the state did not close");
         }
     }

@@ -136,10 +136,8 @@ impl Ordeal {
     }
 
     fn remove(&mut self, life: &mut Life<SimulatedDisk>, end: LogPosition) -> bool {
-        self.kept = LogPosition {
-            segment: end.segment.saturating_sub(self.random.below(3)).max(self.kept.segment),
-            offset: 0,
-        };
+        self.kept =
+            LogPosition { segment: end.segment.saturating_sub(self.random.below(3)).max(self.kept.segment), offset: 0 };
         life.log.remove_segments_before(self.kept).is_ok()
     }
 
@@ -152,7 +150,7 @@ impl Ordeal {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(20000))]
 
     #[test]
     fn what_was_durable_survives_everything(seed: u64) {
@@ -211,25 +209,16 @@ mod seeded_bugs {
 
     #[test]
     fn a_log_without_syncs_is_seen() {
-        assert_seen(LogBugs {
-            no_sync: true,
-            ..LogBugs::default()
-        });
+        assert_seen(LogBugs { no_sync: true, ..LogBugs::default() });
     }
 
     #[test]
     fn a_recovery_without_a_sync_is_seen() {
-        assert_seen(LogBugs {
-            no_sync_at_recovery: true,
-            ..LogBugs::default()
-        });
+        assert_seen(LogBugs { no_sync_at_recovery: true, ..LogBugs::default() });
     }
 
     #[test]
     fn a_log_that_ends_late_is_seen() {
-        assert_seen(LogBugs {
-            ends_late_after_torn_group: true,
-            ..LogBugs::default()
-        });
+        assert_seen(LogBugs { ends_late_after_torn_group: true, ..LogBugs::default() });
     }
 }

@@ -78,7 +78,7 @@ impl Mutation {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(600))]
+    #![proptest_config(ProptestConfig::with_cases(10000))]
 
     /// With a checkpoint at the end nothing is lost in silence, whatever happens to the files.
     #[test]
@@ -129,7 +129,11 @@ fn a_flipped_bit_before_the_last_group_is_always_damage() {
     let originals: Vec<_> = names.iter().map(|name| disk.contents(name).unwrap()).collect();
     for (index, name) in names.iter().enumerate() {
         let number = index as u64 + 1;
-        let end = life.log.segments()[index].end.offset.min(if number == last_group.segment { last_group.offset } else { u64::MAX });
+        let end = life.log.segments()[index].end.offset.min(if number == last_group.segment {
+            last_group.offset
+        } else {
+            u64::MAX
+        });
         for at in (0..end as usize).step_by(3) {
             disk.damage(name, |bytes| bytes[at] ^= 1 << (at % 8));
             match opened(&disk, None) {

@@ -1,0 +1,162 @@
+use std::fmt::Write as _;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use polyarch_transport::certs::{create_ca, issue};
+use polyarch_transport::{ClientName, ClusterName, Identity};
+
+use super::Making;
+use crate::failure::Failure;
+use crate::terminal::{Output, shell_word};
+
+/// Clients that a cluster on one machine knows: one that may do anything, one that reads and writes.
+const CLIENTS: [&str; 2] = ["admin", "app"];
+
+/// Write all files of a cluster on this machine, and print the commands that start it.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Writes into one directory: the authority, the certificates of nodes 1 to N and of the clients `admin` and `app`,
+a configuration node-<ID>.toml for each node, and the profiles client.toml (admin) and client-app.toml.
+The nodes listen on 127.0.0.1 and keep their data under data/ in the same directory.
+
+Example:
+  polyarch certs dev --dir /tmp/cluster")]
+pub(crate) struct Dev {
+    /// The cluster's name
+    #[arg(long, value_name = "NAME", default_value = "dev")]
+    cluster: ClusterName,
+    /// How many nodes
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+    nodes: u32,
+    /// The UDP port of node 1; the others follow
+    #[arg(long, value_name = "PORT", default_value_t = 7401, value_parser = clap::value_parser!(u16).range(1..=65_000))]
+    base_port: u16,
+    #[command(flatten)]
+    making: Making,
+}
+
+impl Dev {
+    pub(super) fn run(&self, program: &str) -> Result<(), Failure> {
+        self.check_free()?;
+        self.certificates()?;
+        for (path, text) in self.files() {
+            fs::write(&path, text).map_err(|error| Failure::file(&path, &error))?;
+        }
+        let mut output = Output::stdout();
+        output.bytes(self.commands(program).as_bytes())?;
+        output.flush()
+    }
+
+    fn certificates(&self) -> Result<(), Failure> {
+        let (directory, cluster, options) = (&self.making.dir, &self.cluster, self.making.options());
+        create_ca(directory, cluster, &options)?;
+        let nodes = (1..=self.nodes).map(|server_id| Identity::Node { cluster: cluster.clone(), server_id });
+        let clients = CLIENTS.map(|name| {
+            let name: ClientName = name.parse().expect("both names are well formed");
+            Identity::Client { cluster: cluster.clone(), name }
+        });
+        for identity in nodes.chain(clients) {
+            issue(directory, &identity, &options)?;
+        }
+        Ok(())
+    }
+
+    /// Nothing is written when something would be replaced that nobody asked to replace.
+    fn check_free(&self) -> Result<(), Failure> {
+        let taken = self.files().into_iter().map(|(path, _)| path).find(|path| path.exists());
+        match taken {
+            Some(path) if !self.making.overwrite => {
+                let message = format!("{} exists already and was left as it is", path.display());
+                Err(Failure::usage(message).hint("--overwrite replaces it, or choose another directory with --dir"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Configurations and profiles with their paths.
+    fn files(&self) -> Vec<(PathBuf, String)> {
+        let nodes = (1..=self.nodes).map(|id| (self.path(&format!("node-{id}.toml")), self.node_config(id)));
+        let profiles = CLIENTS.map(|name| (self.profile_path(name), self.profile(name)));
+        nodes.chain(profiles).collect()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.making.dir.join(name)
+    }
+
+    fn profile_path(&self, client: &str) -> PathBuf {
+        match client {
+            "admin" => self.path("client.toml"),
+            other => self.path(&format!("client-{other}.toml")),
+        }
+    }
+
+    fn address(&self, server_id: u32) -> SocketAddr {
+        let offset = u16::try_from(server_id - 1).expect("there are at most 99 nodes");
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.base_port + offset))
+    }
+
+    fn node_config(&self, server_id: u32) -> String {
+        let peers = match server_id {
+            1 => "# The founder learns of the others when they join.\npeers = []".to_owned(),
+            _ => format!("peers = {}", self.addresses((1..=self.nodes).filter(|id| *id != server_id))),
+        };
+        format!(
+            "# Node {server_id} of a cluster on one machine. Paths are meant from this file's directory.\n\
+             data_dir = \"data/node-{server_id}\"\n\
+             listen = \"{}\"\n\
+             {peers}\n\
+             ca = \"ca.pem\"\n\
+             cert = \"node-{server_id}.pem\"\n\
+             key = \"node-{server_id}.key\"\n\
+             \n\
+             [roles]\n\
+             admin = [\"admin\"]\n\
+             write = [\"app\"]\n",
+            self.address(server_id),
+        )
+    }
+
+    fn profile(&self, client: &str) -> String {
+        format!(
+            "# The client `{client}` of a cluster on one machine. Paths are meant from this file's directory.\n\
+             nodes = {}\n\
+             ca = \"ca.pem\"\n\
+             cert = \"client-{client}.pem\"\n\
+             key = \"client-{client}.key\"\n",
+            self.addresses(1..=self.nodes),
+        )
+    }
+
+    fn addresses(&self, server_ids: impl Iterator<Item = u32>) -> String {
+        let quoted: Vec<String> = server_ids.map(|id| format!("\"{}\"", self.address(id))).collect();
+        format!("[{}]", quoted.join(", "))
+    }
+
+    /// What starts the cluster when it is pasted into a shell.
+    fn commands(&self, program: &str) -> String {
+        let program = shell_word(Path::new(program));
+        let mut text = format!("# Wrote {} to {}\n", self.described(), self.making.dir.display());
+        for id in 1..=self.nodes {
+            let config = shell_word(&self.path(&format!("node-{id}.toml")));
+            let verb = if id == 1 { "init" } else { "join" };
+            // Writing to a String does not fail.
+            let _ = writeln!(text, "{program} {verb} --config {config} && {program} serve --config {config} &");
+            let _ = writeln!(text, "sleep 1");
+        }
+        let _ = writeln!(text, "export POLYARCH_PROFILE={}", shell_word(&self.path("client.toml")));
+        let _ = writeln!(text, "{program} keyspace create notes --kind mv");
+        let _ = writeln!(text, "{program} put notes hello world");
+        let _ = writeln!(text, "{program} status --all");
+        text
+    }
+
+    fn described(&self) -> String {
+        match self.nodes {
+            1 => "a cluster of one node".to_owned(),
+            nodes => format!("a cluster of {nodes} nodes"),
+        }
+    }
+}

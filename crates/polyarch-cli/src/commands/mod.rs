@@ -1,0 +1,4 @@
+//! One file for each family of commands.
+
+pub(crate) mod certs;
+pub(crate) mod node;

@@ -1,0 +1,247 @@
+//! The one place where an error becomes an exit status and a line on stderr.
+
+use std::fmt::Display;
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+
+use polyarch_node::{ConfigError, StartError};
+use polyarch_store::{DumpError, OpenError, VerifyError};
+use polyarch_transport::CredentialsError;
+use polyarch_transport::certs::IssueError;
+
+use crate::terminal;
+
+/// Why a command ends otherwise than by doing what it was told.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Whoever read our output has seen enough. Not an error.
+    BrokenPipe,
+    /// Everything else.
+    Said { status: Status, message: String, hint: Option<String> },
+}
+
+/// How a command ended; the number is the process's exit status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Status {
+    Done = 0,
+    NotFound = 1,
+    Usage = 2,
+    Refused = 3,
+    Unreachable = 4,
+}
+
+impl Failure {
+    /// A key that was asked for is not there.
+    pub(crate) fn not_found(message: impl Display) -> Self {
+        Self::new(Status::NotFound, message)
+    }
+
+    /// What the user gave is of no use: arguments, input, configuration.
+    pub(crate) fn usage(message: impl Display) -> Self {
+        Self::new(Status::Usage, message)
+    }
+
+    /// A node, or its data, does not let it be done.
+    pub(crate) fn refused(message: impl Display) -> Self {
+        Self::new(Status::Refused, message)
+    }
+
+    /// There was no answer.
+    pub(crate) fn unreachable(message: impl Display) -> Self {
+        Self::new(Status::Unreachable, message)
+    }
+
+    /// A file of the user's cannot be read or written.
+    pub(crate) fn file(path: &Path, error: &io::Error) -> Self {
+        Self::usage(format_args!("{}: {error}", path.display()))
+    }
+
+    /// The machine refuses what every process needs.
+    pub(crate) fn system(what: &str, error: &io::Error) -> Self {
+        Self::refused(format_args!("cannot {what}: {error}"))
+    }
+
+    /// Says besides what to do.
+    pub(crate) fn hint(self, hint: impl Display) -> Self {
+        match self {
+            Self::BrokenPipe => self,
+            Self::Said { status, message, .. } => Self::Said { status, message, hint: Some(hint.to_string()) },
+        }
+    }
+
+    /// Says before the message how far things got.
+    pub(crate) fn after(self, progress: impl Display) -> Self {
+        match self {
+            Self::BrokenPipe => self,
+            Self::Said { status, message, hint } => {
+                Self::Said { status, message: format!("{progress}: {message}"), hint }
+            }
+        }
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        match self {
+            Self::BrokenPipe => Status::Done,
+            Self::Said { status, .. } => *status,
+        }
+    }
+
+    pub(crate) fn message(&self) -> &str {
+        match self {
+            Self::BrokenPipe => "nobody reads the output",
+            Self::Said { message, .. } => message,
+        }
+    }
+
+    /// Tells the user, and gives the process's exit status.
+    pub(crate) fn report(&self) -> ExitCode {
+        if let Self::Said { message, hint, .. } = self {
+            terminal::complain(message, hint.as_deref());
+        }
+        ExitCode::from(self.status() as u8)
+    }
+
+    fn new(status: Status, message: impl Display) -> Self {
+        Self::Said { status, message: one_line(&message.to_string()), hint: None }
+    }
+}
+
+impl From<polyarch_client::Error> for Failure {
+    fn from(error: polyarch_client::Error) -> Self {
+        use polyarch_client::{Error, Refusal};
+        match &error {
+            // Only the client's half of the table in the crate's documentation: what became of a write decides.
+            _ if error.is_outcome_unknown() => Self::unreachable(&error),
+            Error::Refused(Refusal::NotJoined) => {
+                Self::refused(&error).hint("`polyarch status` shows the node's links to other members")
+            }
+            Error::Refused(_) => Self::refused(&error),
+            Error::Unreachable { .. } => {
+                Self::unreachable(&error).hint("is a node running at the profile's addresses? `polyarch serve` starts one")
+            }
+            Error::Profile(polyarch_client::ProfileError::NotSet) => Self::usage(&error)
+                .hint("name one with --profile FILE; `polyarch certs dev` writes one for a cluster on this machine"),
+            _ if error.is_setup() => Self::usage(&error),
+            _ => Self::unreachable(&error),
+        }
+    }
+}
+
+impl From<polyarch_client::ProfileError> for Failure {
+    fn from(error: polyarch_client::ProfileError) -> Self {
+        polyarch_client::Error::from(error).into()
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::usage(error)
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        match &error {
+            StartError::Credentials(CredentialsError::Missing { .. }) => {
+                Self::usage(&error).hint("`polyarch certs` makes authorities and certificates")
+            }
+            StartError::Credentials(_)
+            | StartError::NotANode { .. }
+            | StartError::NotFounded { .. }
+            | StartError::WrongIdentity { .. }
+            | StartError::NotVacant { .. }
+            | StartError::Identity { .. }
+            | StartError::NoPeers => Self::usage(&error),
+            StartError::NoMemberAnswers { .. } => {
+                Self::unreachable(&error).hint("start a member with `polyarch serve`, then join again")
+            }
+            StartError::Open(OpenError::Log(_) | OpenError::State(_)) => {
+                Self::refused(&error).hint("`polyarch verify` looks at a data directory without changing it")
+            }
+            _ => Self::refused(&error),
+        }
+    }
+}
+
+impl From<CredentialsError> for Failure {
+    fn from(error: CredentialsError) -> Self {
+        Self::usage(error)
+    }
+}
+
+impl From<IssueError> for Failure {
+    fn from(error: IssueError) -> Self {
+        match &error {
+            IssueError::Exists { .. } => Self::usage(&error).hint("--overwrite replaces it"),
+            IssueError::Authority(CredentialsError::Missing { .. }) => {
+                Self::usage(&error).hint("`polyarch certs ca --cluster NAME` makes an authority; --dir says where it is")
+            }
+            _ => Self::usage(&error),
+        }
+    }
+}
+
+impl From<VerifyError> for Failure {
+    fn from(error: VerifyError) -> Self {
+        match &error {
+            VerifyError::Directory { .. } => Self::usage(&error).hint("give the `data_dir` of a node's configuration"),
+            _ => Self::refused(&error),
+        }
+    }
+}
+
+impl From<DumpError> for Failure {
+    fn from(error: DumpError) -> Self {
+        match error {
+            DumpError::Directory(error) => error.into(),
+            other => Self::refused(other),
+        }
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use polyarch_client::{Error, ProfileError, Refusal, Tried};
+
+    use super::*;
+
+    fn address() -> polyarch_client::NodeAddress {
+        "127.0.0.1:7401".parse().unwrap()
+    }
+
+    #[test]
+    fn each_kind_of_client_error_has_its_exit_status() {
+        let tried = vec![Tried { node: address(), reason: "gone".to_owned() }];
+        let cases = [
+            (Error::Refused(Refusal::KeyEmpty), Status::Refused),
+            (Error::Refused(Refusal::UnknownKeyspace("k".to_owned())), Status::Refused),
+            (Error::Refused(Refusal::StorageFailed("disk".to_owned())), Status::Unreachable),
+            (Error::Unreachable { tried }, Status::Unreachable),
+            (Error::TimedOut { node: address(), after: std::time::Duration::from_secs(5) }, Status::Unreachable),
+            (Error::OutcomeUnknown { node: address(), cause: "lost".to_owned() }, Status::Unreachable),
+            (Error::Protocol { node: address(), cause: "noise".to_owned() }, Status::Unreachable),
+            (Error::Profile(ProfileError::NotSet), Status::Usage),
+        ];
+        for (error, expected) in cases {
+            let text = error.to_string();
+            assert_eq!(Failure::from(error).status(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_message_is_one_line_whatever_the_cause_said() {
+        let failure = Failure::usage("TOML error\n  |\n1 | x\n\n");
+        assert_eq!(failure.message(), "TOML error | 1 | x");
+    }
+
+    #[test]
+    fn a_broken_pipe_is_no_error() {
+        assert_eq!(Failure::BrokenPipe.status(), Status::Done);
+    }
+}

@@ -1,0 +1,221 @@
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use polyarch_protocol::peer::{FeedGroup, PeerMessage};
+use polyarch_protocol::{FeedStep, Input, LinkId};
+
+use super::node::Node;
+
+/// Groups under way on a link at most, as a driver allows them.
+const GROUPS_MAX: usize = 2;
+
+/// Nodes, and links between them that are queues of frames. All goes through the codec.
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<Node>,
+    links: BTreeMap<LinkId, [usize; 2]>,
+    /// Frames under way to a node on a link.
+    wires: BTreeMap<(LinkId, usize), VecDeque<Frame>>,
+    /// Groups that a node may still be sent on a link.
+    credits: BTreeMap<(LinkId, usize), usize>,
+    pub(crate) feed_group_bytes: usize,
+    next_link: u64,
+}
+
+enum Frame {
+    Control(Vec<u8>),
+    Feed(Bytes),
+}
+
+impl Cluster {
+    /// `n` members of one cluster that know each other, with keyspaces `m` (mv) and `l` (lww), no links.
+    pub(crate) fn of(n: u32) -> Self {
+        let mut nodes: Vec<Node> = (1..=n).map(Node::new).collect();
+        nodes[0].found();
+        let mut cluster = Self::over(nodes);
+        for other in 1..n as usize {
+            cluster.link(0, other);
+        }
+        cluster.run_ms(2_000);
+        cluster.unlink_all();
+        cluster.assert_equal();
+        for node in &mut cluster.nodes {
+            assert_eq!(node.replica.catalog().members().count(), n as usize);
+            node.forget();
+        }
+        cluster
+    }
+
+    pub(crate) fn over(nodes: Vec<Node>) -> Self {
+        Self {
+            nodes,
+            links: BTreeMap::new(),
+            wires: BTreeMap::new(),
+            credits: BTreeMap::new(),
+            feed_group_bytes: 1_000,
+            next_link: 0,
+        }
+    }
+
+    /// Connects two nodes; the first dials. Nothing is delivered yet.
+    pub(crate) fn connect(&mut self, dials: usize, accepts: usize) -> LinkId {
+        self.next_link += 1;
+        let link = LinkId(self.next_link);
+        self.links.insert(link, [dials, accepts]);
+        for (node, other) in [(dials, accepts), (accepts, dials)] {
+            self.credits.insert((link, node), GROUPS_MAX);
+            let server_id = self.nodes[other].config.server_id;
+            let dialed = node == dials;
+            self.nodes[node].handle(Input::LinkUp { link, server_id, dialed });
+        }
+        link
+    }
+
+    /// Connects two nodes and lets them exchange all they have.
+    pub(crate) fn link(&mut self, one: usize, other: usize) -> LinkId {
+        let link = self.connect(one, other);
+        self.settle();
+        link
+    }
+
+    pub(crate) fn linked(&self) -> Vec<LinkId> {
+        self.links.keys().copied().collect()
+    }
+
+    pub(crate) fn unlink(&mut self, link: LinkId) {
+        let Some(ends) = self.links.remove(&link) else { return };
+        for node in ends {
+            self.wires.remove(&(link, node));
+            self.credits.remove(&(link, node));
+            self.nodes[node].feeds.remove(&link);
+            self.nodes[node].handle(Input::LinkDown(link));
+        }
+    }
+
+    pub(crate) fn unlink_between(&mut self, one: usize, other: usize) {
+        let between = |ends: &[usize; 2]| ends.contains(&one) && ends.contains(&other);
+        let links: Vec<LinkId> = self.links.iter().filter(|(_, ends)| between(ends)).map(|(link, _)| *link).collect();
+        links.into_iter().for_each(|link| self.unlink(link));
+    }
+
+    pub(crate) fn unlink_all(&mut self) {
+        self.linked().into_iter().for_each(|link| self.unlink(link));
+        self.settle();
+    }
+
+    /// Delivers until nothing is under way.
+    pub(crate) fn settle(&mut self) {
+        for _ in 0..10_000 {
+            if !self.step() {
+                return;
+            }
+        }
+        panic!("the cluster does not come to rest without time passing");
+    }
+
+    /// `ms` pass on all nodes.
+    pub(crate) fn run_ms(&mut self, ms: u64) {
+        for _ in 0..ms / 100 {
+            for node in &mut self.nodes {
+                node.advance(100);
+                node.handle(Input::Tick);
+            }
+            self.settle();
+        }
+    }
+
+    /// Each node performs what is due, then one frame of each wire is delivered.
+    fn step(&mut self) -> bool {
+        let performed = self.perform();
+        let wires: Vec<(LinkId, usize)> = self.wires.keys().copied().collect();
+        let delivered = wires.into_iter().fold(false, |any, (link, to)| self.deliver(link, to) || any);
+        performed || delivered
+    }
+
+    pub(crate) fn perform(&mut self) -> bool {
+        let mut any = false;
+        for at in 0..self.nodes.len() {
+            any |= self.nodes[at].settle();
+            self.post(at);
+            self.serve(at);
+        }
+        any
+    }
+
+    /// Delivers the first frame of a wire, if there is one.
+    pub(crate) fn deliver(&mut self, link: LinkId, to: usize) -> bool {
+        let Some(frame) = self.wires.get_mut(&(link, to)).and_then(VecDeque::pop_front) else {
+            return false;
+        };
+        let input = match frame {
+            Frame::Control(bytes) => Input::Message(link, PeerMessage::decode(&bytes).expect("it was encoded by a node")),
+            Frame::Feed(bytes) => {
+                let group = FeedGroup::decode(&bytes).expect("it was encoded by a node");
+                Input::FeedGroup {
+                    link,
+                    subscription: group.subscription,
+                    write_sets: group.write_sets,
+                }
+            }
+        };
+        self.nodes[to].handle(input);
+        true
+    }
+
+    fn other_end(&self, link: LinkId, node: usize) -> Option<usize> {
+        let [one, other] = *self.links.get(&link)?;
+        Some(if node == one { other } else { one })
+    }
+
+    fn post(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        let sent = node.unposted();
+        let (closed, taken) = (std::mem::take(&mut node.closed), std::mem::take(&mut node.taken));
+        for (link, message) in sent {
+            if let Some(to) = self.other_end(link, at) {
+                let frame = Frame::Control(message.encode());
+                self.wires.entry((link, to)).or_default().push_back(frame);
+            }
+        }
+        for (link, groups) in taken {
+            if let Some(credit) = self.credits.get_mut(&(link, at)) {
+                *credit += groups;
+            }
+        }
+        for (link, _) in closed {
+            self.unlink(link);
+        }
+    }
+
+    fn serve(&mut self, at: usize) {
+        let links: Vec<LinkId> = self.nodes[at].feeds.keys().copied().collect();
+        for link in links {
+            let Some(to) = self.other_end(link, at) else { continue };
+            while self.credits[&(link, to)] > 0 {
+                let node = &mut self.nodes[at];
+                let Some(feed) = node.feeds.get_mut(&link) else { break };
+                match feed.poll(node.replica.storage(), self.feed_group_bytes) {
+                    FeedStep::Group(group) => {
+                        let frame = Frame::Feed(group.encode().into());
+                        self.wires.entry((link, to)).or_default().push_back(frame);
+                        *self.credits.get_mut(&(link, to)).expect("the link is up") -= 1;
+                    }
+                    FeedStep::Refused(refuses) => {
+                        let frames = refuses.into_iter().map(|r| Frame::Control(PeerMessage::Refuse(r).encode()));
+                        self.wires.entry((link, to)).or_default().extend(frames);
+                    }
+                    FeedStep::Again => {}
+                    FeedStep::Idle => break,
+                }
+            }
+        }
+    }
+
+    /// All nodes have applied the same and hold the same.
+    pub(crate) fn assert_equal(&self) {
+        for pair in self.nodes.windows(2) {
+            let (one, other) = (pair[0].replica.frontier(), pair[1].replica.frontier());
+            assert_eq!(one.heads, other.heads, "{} and {}", pair[0].config.server_id, pair[1].config.server_id);
+            assert_eq!(one.digest.total(), other.digest.total());
+        }
+    }
+}

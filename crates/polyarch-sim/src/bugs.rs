@@ -1,0 +1,99 @@
+//! Bugs that a run can switch on, to show that it would see them.
+//!
+//! They exist only with the cargo feature `seeded-bugs`, which no shipped binary has.
+
+use polyarch_store::StoreConfig;
+
+/// A bug and the trap it stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bug {
+    /// Its name.
+    pub name: &'static str,
+    /// What is wrong when it is on.
+    pub what: &'static str,
+}
+
+/// All bugs there are.
+pub const BUGS: [Bug; 12] = [
+    Bug {
+        name: "no-sync",
+        what: "the log says that it is synced and is not",
+    },
+    Bug {
+        name: "no-sync-at-recovery",
+        what: "what a start finds in the page cache is taken for durable",
+    },
+    Bug {
+        name: "log-ends-late-after-torn-group",
+        what: "recovery takes valid frames behind an invalid one for part of the log",
+    },
+    Bug {
+        name: "send-before-durable",
+        what: "outputs do not wait for the sync they need",
+    },
+    Bug {
+        name: "no-absorb",
+        what: "a dot that is superseded before it arrives is not remembered",
+    },
+    Bug {
+        name: "absorb-removed-at-once",
+        what: "an absorb entry is removed when its dot arrives, not at a checkpoint",
+    },
+    Bug {
+        name: "apply-out-of-order",
+        what: "a write set does not wait for its dependencies",
+    },
+    Bug {
+        name: "epoch-reused",
+        what: "a process goes on with the epoch of the one before",
+    },
+    Bug {
+        name: "drop-by-origin",
+        what: "a node drops write sets of its own server id",
+    },
+    Bug {
+        name: "wrong-tie-in-lww",
+        what: "equal stamps are not told apart by their origin",
+    },
+    Bug {
+        name: "context-apart-from-values",
+        what: "a read's context comes from another look at the record than its values",
+    },
+    Bug {
+        name: "durable-instead-of-staged",
+        what: "the coordinator looks at what is synced, not at what is staged",
+    },
+];
+
+/// The bug of a name.
+pub fn find(name: &str) -> Option<Bug> {
+    BUGS.into_iter().find(|bug| bug.name == name)
+}
+
+/// Whether bugs can be switched on in this build.
+pub const fn are_built_in() -> bool {
+    cfg!(feature = "seeded-bugs")
+}
+
+/// Switches a bug on in this thread, or all off. Nothing happens in a build without them.
+pub fn switch_on(bug: Option<Bug>) {
+    #[cfg(feature = "seeded-bugs")]
+    polyarch_crdt::switch_on(bug.map(|bug| bug.name));
+    #[cfg(not(feature = "seeded-bugs"))]
+    let _ = bug;
+}
+
+/// Switches on what the store keeps in its configuration.
+pub(crate) fn switch_in_store(config: &mut StoreConfig) {
+    #[cfg(feature = "seeded-bugs")]
+    {
+        use polyarch_crdt::seeded_bug;
+        config.log.bugs.no_sync = seeded_bug("no-sync");
+        config.log.bugs.no_sync_at_recovery = seeded_bug("no-sync-at-recovery");
+        config.log.bugs.ends_late_after_torn_group = seeded_bug("log-ends-late-after-torn-group");
+        config.bugs.absorb_removed_at_once = seeded_bug("absorb-removed-at-once");
+        config.bugs.reads_durable_instead_of_staged = seeded_bug("durable-instead-of-staged");
+    }
+    #[cfg(not(feature = "seeded-bugs"))]
+    let _ = config;
+}

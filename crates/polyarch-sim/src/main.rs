@@ -1,0 +1,184 @@
+//! `polyarch-sim`: tells a story, runs seeds, replays one, and shows which bugs it would see.
+
+use std::io::{IsTerminal, Write};
+use std::num::NonZero;
+use std::ops::Range;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::{Parser, Subcommand};
+use polyarch_sim::Sink;
+use polyarch_sim::bugs::{self, BUGS, Bug};
+use polyarch_sim::run::{Totals, run_seed, run_seeds};
+
+/// A seeded simulator of whole Polyarch clusters. Without a command it tells a short story.
+#[derive(Parser)]
+#[command(name = "polyarch-sim", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run seeds; the first that fails are printed with the command that replays them.
+    Run {
+        /// Which, as FIRST..END.
+        #[arg(long, value_parser = parse_range, default_value = "0..200")]
+        seeds: Range<u64>,
+        /// Threads [default: one for each processor].
+        #[arg(long)]
+        jobs: Option<usize>,
+        /// A bug to switch on (needs the feature `seeded-bugs`).
+        #[arg(long, value_parser = parse_bug)]
+        bug: Option<Bug>,
+        /// Failures after which to stop.
+        #[arg(long, default_value_t = 5)]
+        failures: usize,
+    },
+    /// Run one seed again and print its trace hash, the same each time.
+    Replay {
+        /// The seed.
+        seed: u64,
+        /// Print all that happens.
+        #[arg(long)]
+        trace: bool,
+        /// A bug to switch on (needs the feature `seeded-bugs`).
+        #[arg(long, value_parser = parse_bug)]
+        bug: Option<Bug>,
+    },
+    /// Run each seeded bug until it is caught (needs the feature `seeded-bugs`).
+    Bugs {
+        /// Seeds after which a bug counts as missed.
+        #[arg(long, default_value_t = 2_000)]
+        seeds: u64,
+        /// Threads [default: one for each processor].
+        #[arg(long)]
+        jobs: Option<usize>,
+    },
+}
+
+fn parse_range(text: &str) -> Result<Range<u64>, String> {
+    let parsed = text.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
+    parsed.ok_or_else(|| format!("`{text}` is not of the form FIRST..END"))
+}
+
+fn parse_bug(name: &str) -> Result<Bug, String> {
+    if !bugs::are_built_in() {
+        return Err("this build has no bugs to switch on; build it with `--features seeded-bugs`".into());
+    }
+    let names = || BUGS.iter().map(|bug| bug.name).collect::<Vec<_>>().join(", ");
+    bugs::find(name).ok_or_else(|| format!("there is no bug `{name}`; there are {}", names()))
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        None => story(),
+        Some(Command::Run {
+            seeds,
+            jobs,
+            bug,
+            failures,
+        }) => run(seeds, jobs, bug, failures),
+        Some(Command::Replay { seed, trace, bug }) => replay(seed, trace, bug),
+        Some(Command::Bugs { seeds, jobs }) => catch_bugs(seeds, jobs),
+    }
+}
+
+fn story() -> ExitCode {
+    let mut text = String::new();
+    polyarch_sim::story::tell(&mut text);
+    print!("{text}");
+    ExitCode::SUCCESS
+}
+
+fn run(seeds: Range<u64>, jobs: Option<usize>, bug: Option<Bug>, failures: usize) -> ExitCode {
+    let begun = Instant::now();
+    let count = seeds.end.saturating_sub(seeds.start);
+    let totals = run_seeds(seeds, jobs.unwrap_or_else(processors), bug, failures, &|done| show_progress(done, count));
+    clear_progress();
+    print_totals(&totals, begun.elapsed().as_secs_f64());
+    for failure in &totals.failures {
+        println!("\n{failure}");
+    }
+    match totals.failures.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}
+
+fn print_totals(totals: &Totals, seconds: f64) {
+    let seeds = totals.passed + totals.failures.len() as u64;
+    println!(
+        "{} of {seeds} seeds passed in {seconds:.1} s ({:.1} seeds/s): {} operations answered, {} writes acked, {} faults, {} node starts, {:.1} h of virtual time",
+        totals.passed,
+        seeds as f64 / seconds.max(0.001),
+        totals.operations,
+        totals.acked,
+        totals.faults,
+        totals.starts,
+        totals.virtual_ms as f64 / 3_600_000.0
+    );
+    if let (Some(operations), Some(faults)) = (totals.operations_min, totals.faults_min) {
+        println!("each seed: at least {operations} operations and {faults} faults");
+    }
+}
+
+fn replay(seed: u64, trace: bool, bug: Option<Bug>) -> ExitCode {
+    let sink = if trace { Sink::Stdout } else { Sink::Nowhere };
+    match run_seed(seed, bug, sink) {
+        Ok(report) => {
+            println!("{report:#?}");
+            println!("seed {seed} passes, trace hash {:016x}", report.trace_hash);
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            println!("{failure}\n  trace hash {:016x}", failure.trace_hash);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn catch_bugs(seeds: u64, jobs: Option<usize>) -> ExitCode {
+    if !bugs::are_built_in() {
+        eprintln!("this build has no bugs to switch on; build it with `--features seeded-bugs`");
+        return ExitCode::from(2);
+    }
+    // A panic is one way to be caught; its message is in the table.
+    std::panic::set_hook(Box::new(|_| {}));
+    println!("{:<32} {:<36} after seeds", "bug", "caught by");
+    let mut missed = 0;
+    for bug in BUGS {
+        let totals = run_seeds(0..seeds, jobs.unwrap_or_else(processors), Some(bug), 1, &|done| show_progress(done, seeds));
+        clear_progress();
+        match totals.failures.first() {
+            Some(failure) => println!("{:<32} {:<36} {}", bug.name, failure.violation.invariant, totals.passed + 1),
+            None => {
+                missed += 1;
+                println!("{:<32} {:<36} {}", bug.name, "MISSED", totals.passed);
+            }
+        }
+    }
+    match missed {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
+}
+
+fn show_progress(done: u64, count: u64) {
+    if done % 10 == 0 && std::io::stderr().is_terminal() {
+        let mut stderr = std::io::stderr();
+        let _ = write!(stderr, "\r{done} of {count} seeds");
+        let _ = stderr.flush();
+    }
+}
+
+fn clear_progress() {
+    if std::io::stderr().is_terminal() {
+        eprint!("\r{:40}\r", "");
+    }
+}

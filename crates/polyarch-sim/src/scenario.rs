@@ -1,0 +1,240 @@
+//! What a seed draws before anything happens: the world's size and tempers, as data.
+//!
+//! Swarm testing (Groce et al. 2012): each seed leaves out some kinds of faults and actions and
+//! draws its own rates for the others, for what never happens together is never found together.
+
+use crate::rng::Rng;
+
+/// A kind of fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Fault {
+    /// A link breaks; it may be dialled again at once.
+    LoseLink,
+    /// Messages from one node to another do not arrive, those the other way do.
+    OneWay,
+    /// A node hears nobody.
+    Isolate,
+    /// The nodes fall into two parts.
+    Halves,
+    /// Messages take long.
+    SlowNetwork,
+    /// The power fails on one node.
+    PowerCut,
+    /// The power fails on all nodes.
+    PowerCutAll,
+    /// The power fails while a node writes and syncs.
+    PowerCutInSync,
+    /// The power fails while a node starts.
+    PowerCutInRecovery,
+    /// The power fails while a checkpoint is written.
+    PowerCutInCheckpoint,
+    /// A process ends, its machine goes on.
+    Kill,
+    /// A sync fails; the node is restarted, and some time later the power may fail.
+    SyncFails,
+    /// A write fails.
+    WriteFails,
+    /// A disk is full until the node is restarted.
+    DiskFull,
+    /// A state store comes up as it was some checkpoints ago.
+    StateRollsBack,
+    /// A state store does not open.
+    StateDamaged,
+    /// A wall clock jumps ahead.
+    ClockAhead,
+    /// A wall clock jumps back.
+    ClockBack,
+    /// A wall clock stands still.
+    ClockFreeze,
+    /// A machine is suspended.
+    Pause,
+    /// An operator takes a link down.
+    OperatorCut,
+    /// A node comes up on an older image of its disk.
+    SetBack,
+}
+
+/// All kinds of faults, with how often each is drawn.
+const FAULTS: [(Fault, u64); 22] = [
+    (Fault::LoseLink, 8),
+    (Fault::OneWay, 5),
+    (Fault::Isolate, 8),
+    (Fault::Halves, 6),
+    (Fault::SlowNetwork, 4),
+    (Fault::PowerCut, 8),
+    (Fault::PowerCutAll, 2),
+    (Fault::PowerCutInSync, 8),
+    (Fault::PowerCutInRecovery, 3),
+    (Fault::PowerCutInCheckpoint, 10),
+    (Fault::Kill, 6),
+    (Fault::SyncFails, 5),
+    (Fault::WriteFails, 2),
+    (Fault::DiskFull, 2),
+    (Fault::StateRollsBack, 4),
+    (Fault::StateDamaged, 2),
+    (Fault::ClockAhead, 3),
+    (Fault::ClockBack, 3),
+    (Fault::ClockFreeze, 3),
+    (Fault::Pause, 5),
+    (Fault::OperatorCut, 2),
+    (Fault::SetBack, 3),
+];
+
+/// What a client does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Reads a key and remembers its context.
+    Get,
+    /// Writes a key.
+    Put,
+    /// Deletes a key.
+    Delete,
+    /// Writes and deletes several keys at once.
+    Batch,
+}
+
+/// What a client's write replaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// Whatever the node holds.
+    Held,
+    /// Nothing.
+    Nothing,
+    /// What the client was shown last.
+    Fresh,
+    /// What the client was shown some time ago.
+    Stale,
+    /// What anyone was shown, on any node.
+    Foreign,
+}
+
+/// One run's world. Times are in microseconds where nothing else is said.
+#[derive(Debug, Clone)]
+pub struct Scenario {
+    /// How many nodes.
+    pub nodes: usize,
+    /// How many clients.
+    pub clients: usize,
+    /// Client operations answered before all is healed.
+    pub operations: usize,
+    /// Faults before all is healed.
+    pub faults: usize,
+    /// Keys in each keyspace.
+    pub keys: usize,
+    /// Kinds of faults with their weights.
+    pub fault_kinds: Vec<(Fault, u64)>,
+    /// Time between faults.
+    pub fault_gap_us: (u64, u64),
+    /// How long a fault that lasts does last.
+    pub fault_lasts_us: (u64, u64),
+    /// How long a node stays down.
+    pub down_us: (u64, u64),
+    /// How long messages take.
+    pub delay_us: (u64, u64),
+    /// How long some messages take.
+    pub slow_delay_us: (u64, u64),
+    /// How many of 1,000 messages are slow.
+    pub slow_permille: u64,
+    /// How long a sync takes.
+    pub sync_us: (u64, u64),
+    /// Inputs that share a sync, at most.
+    pub inputs_max: u64,
+    /// When a silent link is given up.
+    pub link_patience_us: u64,
+    /// Steps of the wall clocks, in milliseconds.
+    pub clock_step_ms: u64,
+    /// How far wall clocks are off from the start, in milliseconds.
+    pub clock_offset_ms: u64,
+    /// Time between checkpoints of a node.
+    pub checkpoint_gap_us: (u64, u64),
+    /// Bytes of a log segment.
+    pub segment_bytes: u64,
+    /// Bytes of the log kept in memory.
+    pub tail_bytes: usize,
+    /// Bytes between two marks of the log.
+    pub mark_bytes: u64,
+    /// Bytes of write sets in a feed's group.
+    pub feed_group_bytes: usize,
+    /// Bytes of write sets that may wait on a link.
+    pub feed_waiting_bytes: usize,
+    /// What clients do, with weights.
+    pub actions: Vec<(Action, u64)>,
+    /// What their writes replace, with weights.
+    pub choices: Vec<(Choice, u64)>,
+    /// Time between two operations of a client.
+    pub think_us: (u64, u64),
+    /// How many of 1,000 operations follow the one before at once.
+    pub burst_permille: u64,
+    /// Operations of one client that may be under way.
+    pub pipeline: usize,
+    /// How many of 1,000 operations a client does on another node than before.
+    pub switch_permille: u64,
+    /// How many of 1,000 requests carry the session's token.
+    pub token_permille: u64,
+    /// How many of 1,000 requests or answers are lost.
+    pub lost_permille: u64,
+}
+
+impl Scenario {
+    /// Draws a world.
+    pub fn draw(rng: &mut Rng) -> Self {
+        let nodes = rng.weighted(&[(2, 15), (3, 65), (4, 20)]);
+        Self {
+            nodes,
+            clients: rng.between((3, 8)) as usize,
+            operations: rng.between((300, 400)) as usize,
+            faults: rng.between((15, 25)) as usize,
+            keys: rng.between((1, 4)) as usize,
+            fault_kinds: swarm(rng, &FAULTS, 250),
+            fault_gap_us: rng.weighted(&[((50_000, 800_000), 5), ((200_000, 2_000_000), 4), ((1_000, 200_000), 1)]),
+            fault_lasts_us: rng.weighted(&[((50_000, 1_000_000), 4), ((500_000, 6_000_000), 4)]),
+            down_us: rng.weighted(&[((1_000, 300_000), 6), ((100_000, 3_000_000), 4)]),
+            delay_us: rng.weighted(&[((50, 500), 5), ((500, 20_000), 3), ((10, 100_000), 2)]),
+            slow_delay_us: (20_000, rng.between((50_000, 1_500_000))),
+            slow_permille: rng.weighted(&[(0, 2), (20, 4), (150, 3)]),
+            sync_us: rng.weighted(&[((100, 400), 4), ((1_000, 10_000), 4), ((100, 60_000), 3)]),
+            inputs_max: rng.weighted(&[(1, 1), (4, 2), (64, 6)]),
+            link_patience_us: rng.between((300_000, 3_000_000)),
+            clock_step_ms: rng.weighted(&[(1, 3), (10, 2), (100, 3), (1_000, 2)]),
+            clock_offset_ms: rng.weighted(&[(0, 3), (20, 2), (2_000, 2), (3_000_000, 1)]),
+            checkpoint_gap_us: rng.weighted(&[((50_000, 500_000), 5), ((500_000, 4_000_000), 4)]),
+            segment_bytes: rng.between((1_024, 16_384)),
+            tail_bytes: rng.weighted(&[(0, 3), (1_000, 3), (1 << 20, 3)]),
+            mark_bytes: rng.between((200, 4_096)),
+            feed_group_bytes: rng.weighted(&[(1, 1), (300, 3), (2_000, 3), (256 << 10, 2)]),
+            feed_waiting_bytes: rng.weighted(&[(200, 2), (2_000, 2), (16 << 20, 5)]),
+            actions: swarm(rng, &[(Action::Get, 30), (Action::Put, 40), (Action::Delete, 12), (Action::Batch, 18)], 60),
+            choices: swarm(
+                rng,
+                &[
+                    (Choice::Held, 25),
+                    (Choice::Nothing, 15),
+                    (Choice::Fresh, 25),
+                    (Choice::Stale, 12),
+                    (Choice::Foreign, 25),
+                ],
+                120,
+            ),
+            think_us: rng.weighted(&[((1_000, 150_000), 5), ((20_000, 400_000), 4)]),
+            burst_permille: rng.weighted(&[(0, 2), (300, 4), (800, 2)]),
+            pipeline: rng.between((1, 5)) as usize,
+            switch_permille: rng.weighted(&[(0, 1), (100, 3), (500, 3)]),
+            token_permille: rng.weighted(&[(0, 1), (300, 2), (1_000, 2)]),
+            lost_permille: rng.weighted(&[(0, 3), (20, 3)]),
+        }
+    }
+}
+
+/// Leaves out some of `items`, `permille` of each 1,000, and draws new weights for the others.
+/// The first item stays, so that there is always one.
+fn swarm<T: Copy>(rng: &mut Rng, items: &[(T, u64)], permille: u64) -> Vec<(T, u64)> {
+    let mut drawn = Vec::new();
+    for (at, (item, weight)) in items.iter().enumerate() {
+        let stays = !rng.chance(permille);
+        let factor = rng.weighted(&[(1, 2), (2, 3), (6, 2)]);
+        if stays || at == 0 {
+            drawn.push((*item, weight * factor));
+        }
+    }
+    drawn
+}

@@ -1,0 +1,439 @@
+//! One run: nodes, network, clients and faults on one virtual clock.
+//!
+//! Events happen in the order of their times, and those of one time in the order in which they
+//! were scheduled; everything else is drawn from the seed. So a seed is a run.
+
+mod clients;
+mod faults;
+mod network;
+mod nodes;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use bytes::Bytes;
+use polyarch_crdt::ClusterKey;
+use polyarch_protocol::catalog::KeyspaceKind;
+use polyarch_protocol::peer::ClusterId;
+use polyarch_protocol::{KeyspaceId, RecordKey};
+use polyarch_store::state::ScanRange;
+
+use crate::disk::{Devices, Image};
+use crate::history::{History, NodeHistory};
+use crate::invariants::equal_applied_sets_equal_digests::{self, Digests};
+use crate::invariants::{Checked, Violation, acked_is_durable, converges, no_lost_sibling, register_shows_unsuperseded};
+use crate::node::{Node, WallClock};
+use crate::registers::{Registers, Seen, shown_of};
+use crate::rng::Rng;
+use crate::scenario::{Fault, Scenario};
+use crate::trace::{Sink, Trace};
+use clients::Client;
+use network::{Network, Parcel};
+
+/// The cluster's id in every run.
+const CLUSTER: ClusterId = ClusterId(0x9019_a7c4);
+/// How long nodes have, after all faults ended, until they must be equal.
+const CONVERGENCE_BOUND_MS: u64 = 30_000;
+/// A run that has not ended by then never does.
+const RUN_MAX_US: u64 = 900_000_000;
+/// The same, in events.
+const EVENTS_MAX: u64 = 3_000_000;
+
+/// What a run did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The fingerprint of everything that happened.
+    pub trace_hash: u64,
+    /// Client operations that were answered.
+    pub operations: usize,
+    /// Faults that happened, by kind.
+    pub faults: BTreeMap<Fault, usize>,
+    /// Writes that clients were told are written.
+    pub acked: usize,
+    /// Write sets applied, over all nodes.
+    pub applied: usize,
+    /// Times a node started.
+    pub starts: usize,
+    /// Milliseconds of virtual time.
+    pub virtual_ms: u64,
+    /// Events.
+    pub events: u64,
+}
+
+impl Report {
+    /// How many faults happened.
+    pub fn fault_count(&self) -> usize {
+        self.faults.values().sum()
+    }
+}
+
+/// A run.
+pub struct World {
+    scenario: Scenario,
+    rng: Rng,
+    now_us: u64,
+    queue: BTreeMap<(u64, u64), Event>,
+    scheduled: u64,
+    trace: Trace,
+    nodes: Vec<Node>,
+    network: Network,
+    clients: Vec<Client>,
+    history: History,
+    digests: Digests,
+    phase: Phase,
+    keyspaces: Vec<Keyspace>,
+    /// What anyone was shown, by record.
+    contexts: BTreeMap<RecordKey, Vec<clients::Remembered>>,
+    cluster_key: ClusterKey,
+    is_founded: bool,
+    dials: BTreeSet<(usize, usize)>,
+    images: Vec<Option<(Image, NodeHistory)>>,
+    armed: Vec<faults::Armed>,
+    report: Report,
+    requests_made: u64,
+}
+
+/// A keyspace that clients use.
+#[derive(Debug, Clone)]
+struct Keyspace {
+    name: &'static str,
+    kind: KeyspaceKind,
+    id: KeyspaceId,
+}
+
+/// The keyspaces of every run.
+const KEYSPACES: [(&str, KeyspaceKind); 2] = [("settings", KeyspaceKind::Lww), ("carts", KeyspaceKind::Mv)];
+
+/// How far a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// The founder founds and creates the keyspaces.
+    Founding,
+    /// Clients and faults.
+    Safety,
+    /// No more faults: all must become equal.
+    Liveness { until_us: u64 },
+    /// Over.
+    Done,
+}
+
+/// Something that happens at a moment.
+#[derive(Debug)]
+enum Event {
+    /// A process looks at what came in.
+    Wake { at: usize, boot: u64 },
+    /// A process's sync is done.
+    Synced { at: usize, boot: u64 },
+    /// A process is told that time has passed, and dials.
+    Tick { at: usize, boot: u64 },
+    /// A process begins a checkpoint.
+    Checkpoint { at: usize, boot: u64 },
+    /// A checkpoint is written.
+    RunCheckpoint { at: usize, boot: u64 },
+    /// A process reads on for a feed.
+    PollFeed { at: usize, boot: u64, link: u64 },
+    /// A dial came through.
+    Connect { from: (usize, u64), to: (usize, u64) },
+    /// A parcel comes to one side of a link.
+    Deliver { link: u64, side: usize, parcel: Parcel },
+    /// A process learns that a link is gone.
+    LinkDown { at: usize, boot: u64, link: u64 },
+    /// A link was silent for too long.
+    Impatience { link: u64 },
+    /// A node's process is started.
+    Start { at: usize },
+    /// A node's process ends.
+    Stop { at: usize, boot: u64, how: faults::End },
+    /// A fault happens.
+    Fault,
+    /// A fault ends.
+    FaultEnds(faults::Lasting),
+    /// A client does something.
+    Step { client: usize },
+    /// A request comes to a node.
+    Request { at: usize, client: usize, request: u64, frame: Bytes },
+    /// An answer comes to a client.
+    Answer { client: usize, request: u64, frame: Bytes },
+    /// A client gives up on a request.
+    GiveUp { client: usize, request: u64 },
+    /// Whether the phase is over is looked at.
+    Review,
+    /// All of a node's records are looked at.
+    Inspect { at: usize, boot: u64 },
+}
+
+impl World {
+    /// The world that a seed names.
+    pub fn new(seed: u64, sink: Sink) -> Self {
+        let mut rng = Rng::new(seed);
+        let scenario = Scenario::draw(&mut rng);
+        Self::of(scenario, rng, sink)
+    }
+
+    /// A world of a given scenario.
+    pub fn of(scenario: Scenario, mut rng: Rng, sink: Sink) -> Self {
+        let nodes = (0..scenario.nodes).map(|at| Node {
+            server_id: at as u32 + 1,
+            devices: Devices::new(rng.bits()),
+            clock: WallClock {
+                offset_ms: rng.below(2 * scenario.clock_offset_ms + 1) as i64 - scenario.clock_offset_ms as i64,
+                step_ms: scenario.clock_step_ms,
+                frozen_ms: None,
+            },
+            process: None,
+            boot: 0,
+            paused_until_us: 0,
+        });
+        let nodes: Vec<Node> = nodes.collect();
+        let clients = (0..scenario.clients).map(|at| Client::new(at % nodes.len(), rng.fork())).collect();
+        let mut secret = [0; 32];
+        secret[..8].copy_from_slice(&rng.bits().to_le_bytes());
+        Self {
+            history: History::new(nodes.len()),
+            images: vec![None; nodes.len()],
+            armed: vec![faults::Armed::default(); nodes.len()],
+            nodes,
+            clients,
+            scenario,
+            rng,
+            now_us: 0,
+            queue: BTreeMap::new(),
+            scheduled: 0,
+            trace: Trace::new(sink),
+            network: Network::default(),
+            digests: Digests::default(),
+            phase: Phase::Founding,
+            keyspaces: Vec::new(),
+            contexts: BTreeMap::new(),
+            cluster_key: ClusterKey { id: 1, secret },
+            is_founded: false,
+            dials: BTreeSet::new(),
+            report: Report::default(),
+            requests_made: 0,
+        }
+    }
+
+    /// The scenario.
+    pub fn scenario(&self) -> &Scenario {
+        &self.scenario
+    }
+
+    /// Runs to the end.
+    ///
+    /// # Errors
+    /// When an invariant does not hold.
+    pub fn run(&mut self) -> Result<Report, Violation> {
+        self.begin();
+        while self.phase != Phase::Done {
+            let Some(((at_us, _), event)) = self.queue.pop_first() else {
+                return Err(Violation::new(converges::NAME, "nothing is left to happen, and the run is not over"));
+            };
+            self.now_us = at_us;
+            self.report.events += 1;
+            if self.now_us > RUN_MAX_US || self.report.events > EVENTS_MAX {
+                let what = format!("no end after {} ms and {} events in {:?}", self.now_us / 1_000, self.report.events, self.phase);
+                return Err(Violation::new(converges::NAME, what));
+            }
+            self.happen(event)?;
+        }
+        Ok(self.finished_report())
+    }
+
+    /// What the run did so far.
+    pub fn finished_report(&self) -> Report {
+        Report {
+            trace_hash: self.trace.hash(),
+            acked: self.history.acked_count(),
+            applied: (0..self.nodes.len()).map(|at| self.history.node(at).order().len()).sum(),
+            virtual_ms: self.now_us / 1_000,
+            ..self.report.clone()
+        }
+    }
+
+    fn begin(&mut self) {
+        for at in 0..self.nodes.len() {
+            let delay_us = self.rng.below(20_000);
+            self.after(delay_us, Event::Start { at });
+        }
+        self.after(100_000, Event::Review);
+    }
+
+    fn happen(&mut self, event: Event) -> Checked {
+        match event {
+            Event::Wake { at, boot } => self.wake(at, boot),
+            Event::Synced { at, boot } => self.sync_done(at, boot),
+            Event::Tick { at, boot } => self.tick(at, boot),
+            Event::Checkpoint { at, boot } => self.begin_checkpoint(at, boot),
+            Event::RunCheckpoint { at, boot } => self.run_checkpoint(at, boot),
+            Event::PollFeed { at, boot, link } => self.poll_feed(at, boot, link),
+            Event::Connect { from, to } => self.connect(from, to),
+            Event::Deliver { link, side, parcel } => self.deliver(link, side, parcel),
+            Event::LinkDown { at, boot, link } => self.link_down(at, boot, link),
+            Event::Impatience { link } => self.lose_patience(link),
+            Event::Start { at } => self.start(at),
+            Event::Stop { at, boot, how } => self.stop_if(at, boot, how),
+            Event::Fault => self.fault(),
+            Event::FaultEnds(lasting) => self.fault_ends(lasting),
+            Event::Step { client } => self.client_steps(client),
+            Event::Request { at, client, request, frame } => self.request_arrives(at, client, request, frame),
+            Event::Answer { client, request, frame } => self.answer_arrives(client, request, &frame),
+            Event::GiveUp { client, request } => self.give_up(client, request),
+            Event::Review => self.review(),
+            Event::Inspect { at, boot } => self.inspect_from_time_to_time(at, boot),
+        }
+    }
+
+    /// Schedules an event.
+    fn after(&mut self, delay_us: u64, event: Event) {
+        self.scheduled += 1;
+        self.queue.insert((self.now_us + delay_us, self.scheduled), event);
+    }
+
+    fn between(&mut self, range: (u64, u64)) -> u64 {
+        self.rng.between(range)
+    }
+
+    fn note(&mut self, what: fmt::Arguments<'_>) {
+        self.trace.note(self.now_us, what);
+    }
+
+    /// Ends phases.
+    fn review(&mut self) -> Checked {
+        match self.phase {
+            Phase::Founding => self.review_founding(),
+            Phase::Safety => {
+                let is_enough = self.report.operations >= self.scenario.operations && self.report.fault_count() >= self.scenario.faults;
+                if is_enough {
+                    self.heal()?;
+                    self.phase = Phase::Liveness {
+                        until_us: self.now_us + CONVERGENCE_BOUND_MS * 1_000,
+                    };
+                }
+            }
+            Phase::Liveness { until_us } => self.review_liveness(until_us)?,
+            Phase::Done => {}
+        }
+        if self.phase != Phase::Done {
+            self.after(100_000, Event::Review);
+        }
+        Ok(())
+    }
+
+    fn review_founding(&mut self) {
+        let Some(process) = &self.nodes[0].process else { return };
+        let catalog = process.replica.catalog();
+        let found: Vec<Keyspace> = KEYSPACES
+            .iter()
+            .filter_map(|(name, kind)| catalog.keyspace(name).map(|(id, _)| Keyspace { name, kind: *kind, id }))
+            .collect();
+        let is_durable = !process.is_syncing && process.inputs.is_empty();
+        if found.len() == KEYSPACES.len() && is_durable {
+            self.keyspaces = found;
+            self.is_founded = true;
+            self.phase = Phase::Safety;
+            self.note(format_args!("clients and faults begin"));
+            for client in 0..self.clients.len() {
+                let delay_us = self.rng.below(200_000);
+                self.after(delay_us, Event::Step { client });
+            }
+            let gap_us = self.between(self.scenario.fault_gap_us);
+            self.after(gap_us, Event::Fault);
+            return;
+        }
+        self.create_missing_keyspaces();
+    }
+
+    fn review_liveness(&mut self, until_us: u64) -> Checked {
+        let is_quiet = self.clients.iter().all(Client::is_quiet)
+            && self.nodes.iter().all(|node| {
+                let process = node.process.as_ref();
+                process.is_some_and(|p| !p.is_syncing && p.inputs.is_empty() && !p.has_failed)
+            });
+        let sets: Vec<&Seen> = (0..self.nodes.len()).map(|at| self.history.node(at).durable().seen()).collect();
+        let are_equal = sets.windows(2).all(|pair| pair[0] == pair[1]);
+        if is_quiet && are_equal {
+            self.check_end()?;
+            self.phase = Phase::Done;
+            return Ok(());
+        }
+        if self.now_us < until_us {
+            return Ok(());
+        }
+        let nodes: Vec<(u32, &Seen)> = self.nodes.iter().map(|node| node.server_id).zip(sets).collect();
+        converges::check(CONVERGENCE_BOUND_MS, &nodes)?;
+        Err(Violation::new(converges::NAME, format!("no rest {CONVERGENCE_BOUND_MS} ms after all faults ended")))
+    }
+
+    fn check_end(&mut self) -> Checked {
+        for at in 0..self.nodes.len() {
+            self.inspect(at)?;
+            let server_id = self.nodes[at].server_id;
+            let node = self.history.node(at);
+            acked_is_durable::check_everywhere(server_id, node.durable().seen(), self.history.acked_and_kept())?;
+            let fresh = Registers::of(node.order());
+            let live = |key: &RecordKey| (key.clone(), fresh.live_dots(key).into_iter().collect::<BTreeSet<_>>());
+            let expected: BTreeMap<_, _> = fresh.live_keys().map(live).collect();
+            let shown = self.all_shown(at)?;
+            if shown != expected {
+                let what = format!("in the end node {server_id} shows {shown:?}, and the oracle says {expected:?}");
+                return Err(Violation::new(register_shows_unsuperseded::NAME, what));
+            }
+            let applied: Vec<_> = node.order().iter().collect();
+            no_lost_sibling::check(server_id, &applied, self.history.acked_and_kept(), &shown)?;
+        }
+        self.note(format_args!("all nodes are equal"));
+        Ok(())
+    }
+
+    /// The dots of all that a node shows.
+    fn all_shown(&self, at: usize) -> Result<BTreeMap<RecordKey, BTreeSet<polyarch_crdt::Dot>>, Violation> {
+        let Some(process) = &self.nodes[at].process else { return Ok(BTreeMap::new()) };
+        let records = process.reader.scan(&ScanRange::everything(), usize::MAX);
+        let records = records.map_err(|error| Violation::new(register_shows_unsuperseded::NAME, error.to_string()))?;
+        let shown = records.into_iter().map(|(key, record)| (key, shown_of(&record).into_iter().map(|s| s.dot).collect()));
+        Ok(shown.filter(|(_, dots): &(_, BTreeSet<_>)| !dots.is_empty()).collect())
+    }
+
+    fn inspect_from_time_to_time(&mut self, at: usize, boot: u64) -> Checked {
+        if self.nodes[at].boot != boot || self.nodes[at].process.is_none() {
+            return Ok(());
+        }
+        self.inspect(at)?;
+        let delay_us = self.between((300_000, 1_500_000));
+        self.after(delay_us, Event::Inspect { at, boot });
+        Ok(())
+    }
+
+    /// Looks at all that a node has published, and counts its digest anew.
+    fn inspect(&mut self, at: usize) -> Checked {
+        let node = &self.nodes[at];
+        let (server_id, durable) = (node.server_id, self.history.node(at).durable());
+        let Some(process) = &node.process else { return Ok(()) };
+        let records = process.reader.scan(&ScanRange::everything(), usize::MAX);
+        let records = records.map_err(|error| Violation::new(register_shows_unsuperseded::NAME, error.to_string()))?;
+        let mut counted = polyarch_protocol::Digest::default();
+        let mut shown_keys = BTreeSet::new();
+        for (key, record) in &records {
+            let shown = shown_of(record);
+            for sibling in &shown {
+                self.history.graves.check(server_id, durable.seen(), key, sibling.dot)?;
+            }
+            register_shows_unsuperseded::check(server_id, "published", key, &shown, &durable.live(key))?;
+            if let Err(why) = record.validate() {
+                return Err(Violation::new(register_shows_unsuperseded::NAME, format!("node {server_id}: {key:?}: {why}")));
+            }
+            for field in record.fields() {
+                field.siblings().iter().for_each(|sibling| counted.add(key, field.path(), sibling));
+            }
+            shown_keys.insert(key);
+        }
+        if let Some(key) = durable.live_keys().find(|key| !shown_keys.contains(key)) {
+            register_shows_unsuperseded::check(server_id, "published", key, &[], &durable.live(key))?;
+        }
+        if self.history.node(at).staged().seen() == durable.seen() {
+            let kept = process.replica.frontier().digest.total();
+            equal_applied_sets_equal_digests::check_recount(server_id, kept, counted.total())?;
+        }
+        Ok(())
+    }
+}
