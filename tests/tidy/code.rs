@@ -9,17 +9,17 @@ use crate::tree::{RepositoryFile, files};
 use crate::{assert_clean, assert_objects};
 
 /// A line of code.
-pub struct CodeLine {
+pub(crate) struct CodeLine {
     /// `path:number`, for messages.
-    pub place: String,
+    pub(crate) place: String,
     /// The line without its comment.
-    pub code: String,
+    pub(crate) code: String,
     /// Whether a comment stands on the line or directly above it.
-    pub is_commented: bool,
+    pub(crate) is_commented: bool,
 }
 
 /// What of these files ends up in a shipped binary: no tests, nothing behind features that are never shipped.
-pub fn shipped_lines<'a>(files: impl IntoIterator<Item = &'a RepositoryFile>) -> Vec<CodeLine> {
+pub(crate) fn shipped_lines<'a>(files: impl IntoIterator<Item = &'a RepositoryFile>) -> Vec<CodeLine> {
     let sources: Vec<_> = files.into_iter().filter(|file| file.has_extension("rs")).collect();
     let mut lines = Vec::new();
     let mut left_out = BTreeSet::new();
@@ -112,7 +112,7 @@ fn split_comment(line: &str) -> (&str, Option<&str>) {
 }
 
 /// Whether a text stands in a line by itself, not as a part of a longer name.
-pub fn has_word(line: &str, word: &str) -> bool {
+pub(crate) fn has_word(line: &str, word: &str) -> bool {
     let is_of_name = |character: char| character.is_alphanumeric() || character == '_';
     let goes_on = |rest: &str| word.ends_with(is_of_name) && rest.starts_with(is_of_name);
     line.match_indices(word)

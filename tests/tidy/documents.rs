@@ -20,11 +20,7 @@ struct Link {
 fn links(document: &RepositoryFile) -> Vec<Link> {
     let mut links = Vec::new();
     for (line, text) in lines_outside_code(&document.text()) {
-        for (start, _) in text.match_indices("](") {
-            let target = text[start + 2..].split([')', ' ']).next().unwrap_or_default();
-            if target.contains("://") || target.starts_with("mailto:") {
-                continue;
-            }
+        for target in targets(&text).filter(|target| !target.contains("://") && !target.starts_with("mailto:")) {
             let (path, heading) =
                 target.split_once('#').map_or((target, None), |(path, heading)| (path, Some(heading)));
             let path = if path.is_empty() { document.path.clone() } else { resolve(&document.path, path) };
@@ -32,6 +28,13 @@ fn links(document: &RepositoryFile) -> Vec<Link> {
         }
     }
     links
+}
+
+/// `[text](target)` wherever it stands, and `[name]: target` at the beginning of a line.
+fn targets(line: &str) -> impl Iterator<Item = &str> {
+    let defined = line.strip_prefix('[').and_then(|rest| rest.split_once("]: ")).map(|(_, target)| target);
+    let inline = line.match_indices("](").map(|(start, _)| &line[start + 2..]);
+    defined.into_iter().chain(inline).map(|target| target.split([')', ' ']).next().unwrap_or_default())
 }
 
 /// Numbered lines, without fenced blocks and without what stands between back-ticks.
@@ -127,6 +130,7 @@ fn a_dead_link_is_seen() {
     assert_objects(&check_links(&[page("\n[y](../b.md#that)"), other()]), "docs/a.md:2: b.md has no heading `that`");
     assert_objects(&check_links(&[page("[y](#none)"), other()]), "has no heading `none`");
     assert_objects(&check_links(&[page("[y](../../b.md)"), other()]), "does not exist");
+    assert_objects(&check_links(&[page("see [y]\n\n[y]: gone.md")]), "docs/a.md:3: links to docs/gone.md");
     for good in ["[y](../b.md#what-this)", "[y](../docs/)", "[y](..)", "[y](https://example.org/x)", "`[y](gone.md)`"] {
         assert_clean(&check_links(&[page(good), other()]));
     }

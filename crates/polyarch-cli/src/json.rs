@@ -1,9 +1,547 @@
 //! Every object that `--json` prints, and the lines that `batch` and `import` read.
+//!
+//! - Keys and values are bytes. Those that are UTF-8 are printed as `"key"` and `"value"`, others in base64 as
+//!   `"key_base64"` and `"value_base64"`; the same holds for what is read.
+//! - `"context"` and `"token"` are opaque: base64, to be passed on as they are.
+//! - `"gtid"` is a write set's identity, as in `3-9f2c01ab:42`; `"hlc"` its stamp, as in `1764950400000.3`: Unix
+//!   milliseconds and a counter.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use polyarch_client::{Dot, KeyspaceView, NodeAddress, Record, SealedContext, SiblingView, StatusView, Supersede, Written};
 use polyarch_node::NodeIdentity;
-use serde::Serialize;
+use polyarch_protocol::catalog::SystemRecord;
+use polyarch_protocol::{Change, Dependencies, Effect, KeyspaceId, WriteSet};
+use polyarch_store::{LogEntry, VerifyReport};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 
-/// `init`, `join`.
+/// `"key"`, or `"key_base64"` if it is not UTF-8.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(crate) enum Key {
+    #[serde(rename = "key")]
+    Text(String),
+    #[serde(rename = "key_base64")]
+    Base64(String),
+}
+
+/// `"value"`, or `"value_base64"` if it is not UTF-8.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(crate) enum Value {
+    #[serde(rename = "value")]
+    Text(String),
+    #[serde(rename = "value_base64")]
+    Base64(String),
+}
+
+impl Key {
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self::Text(text.to_owned()),
+            Err(_) => Self::Base64(BASE64.encode(bytes)),
+        }
+    }
+}
+
+impl Value {
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self::Text(text.to_owned()),
+            Err(_) => Self::Base64(BASE64.encode(bytes)),
+        }
+    }
+}
+
+/// `get` and each line of `scan`: `{"key", "siblings": [..], "context", "token"}`. A line of `export` ends after the
+/// siblings.
+#[derive(Debug, Serialize)]
+pub(crate) struct RecordObject {
+    #[serde(flatten)]
+    key: Key,
+    siblings: Vec<SiblingObject>,
+    #[serde(flatten)]
+    seen: Option<SeenObject>,
+}
+
+#[derive(Debug, Serialize)]
+struct SeenObject {
+    context: Option<String>,
+    token: String,
+}
+
+/// One live value: `{"value", "gtid", "hlc", "server_id"}`.
+#[derive(Debug, Serialize)]
+struct SiblingObject {
+    #[serde(flatten)]
+    value: Value,
+    gtid: String,
+    hlc: String,
+    server_id: u32,
+}
+
+impl RecordObject {
+    /// A record as it was read; `None` for a key that is not there: no siblings, no context.
+    pub(crate) fn read(key: &[u8], record: Option<&Record>, token: &[u8]) -> Self {
+        let context = record.and_then(Record::context).map(|context| BASE64.encode(context.as_bytes()));
+        let siblings = record.map(Record::siblings).unwrap_or_default();
+        Self { seen: Some(SeenObject { context, token: BASE64.encode(token) }), ..Self::of(key, siblings) }
+    }
+
+    /// A record as it is kept outside of the cluster.
+    pub(crate) fn exported(key: &[u8], record: &Record) -> Self {
+        Self::of(key, record.siblings())
+    }
+
+    fn of(key: &[u8], siblings: &[SiblingView]) -> Self {
+        Self { key: Key::of(key), siblings: siblings.iter().map(SiblingObject::from).collect(), seen: None }
+    }
+}
+
+impl From<&SiblingView> for SiblingObject {
+    fn from(sibling: &SiblingView) -> Self {
+        Self {
+            value: Value::of(&sibling.value),
+            gtid: sibling.dot.to_string(),
+            hlc: sibling.hlc.to_string(),
+            server_id: sibling.dot.origin.server_id,
+        }
+    }
+}
+
+/// `put`, `delete`, `batch`, `keyspace create`: `{"gtid", "hlc", "token"}`; both null when there was nothing to do.
+#[derive(Debug, Serialize)]
+pub(crate) struct WrittenObject {
+    gtid: Option<String>,
+    hlc: Option<String>,
+    token: String,
+}
+
+impl From<&Written> for WrittenObject {
+    fn from(written: &Written) -> Self {
+        Self {
+            gtid: written.dot.map(|dot| dot.to_string()),
+            hlc: written.hlc.map(|hlc| hlc.to_string()),
+            token: BASE64.encode(&written.token),
+        }
+    }
+}
+
+/// A line of `batch`.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "op", rename_all = "lowercase", deny_unknown_fields)]
+enum BatchLine {
+    Put {
+        keyspace: String,
+        key: Option<String>,
+        key_base64: Option<String>,
+        value: Option<String>,
+        value_base64: Option<String>,
+        context: Option<String>,
+        #[serde(default)]
+        nothing_seen: bool,
+    },
+    Delete {
+        keyspace: String,
+        key: Option<String>,
+        key_base64: Option<String>,
+        context: Option<String>,
+    },
+}
+
+/// A change of a batch.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct BatchChange {
+    pub(crate) keyspace: String,
+    pub(crate) key: Vec<u8>,
+    /// `None` deletes.
+    pub(crate) value: Option<Vec<u8>>,
+    pub(crate) supersede: Supersede,
+}
+
+impl BatchChange {
+    /// Reads a line of `batch`; the error says what is wrong with it.
+    pub(crate) fn parse(line: &[u8]) -> Result<Self, String> {
+        match serde_json::from_slice(line).map_err(|error| json_problem(&error))? {
+            BatchLine::Put { keyspace, key, key_base64, value, value_base64, context, nothing_seen } => Ok(Self {
+                keyspace,
+                key: bytes_of("key", key, key_base64)?,
+                value: Some(bytes_of("value", value, value_base64)?),
+                supersede: supersede(context.as_deref(), nothing_seen)?,
+            }),
+            BatchLine::Delete { keyspace, key, key_base64, context } => Ok(Self {
+                keyspace,
+                key: bytes_of("key", key, key_base64)?,
+                value: None,
+                supersede: supersede(context.as_deref(), false)?,
+            }),
+        }
+    }
+}
+
+/// A line of `import`: a value, or siblings as `export` writes them.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ImportLine {
+    key: Option<String>,
+    key_base64: Option<String>,
+    value: Option<String>,
+    value_base64: Option<String>,
+    siblings: Option<Vec<ImportSibling>>,
+    // What reads print besides has no meaning in another place or at another time.
+    #[serde(rename = "context")]
+    _context: Option<IgnoredAny>,
+    #[serde(rename = "token")]
+    _token: Option<IgnoredAny>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ImportSibling {
+    value: Option<String>,
+    value_base64: Option<String>,
+    #[serde(rename = "gtid")]
+    _gtid: Option<IgnoredAny>,
+    #[serde(rename = "hlc")]
+    _hlc: Option<IgnoredAny>,
+    #[serde(rename = "server_id")]
+    _server_id: Option<IgnoredAny>,
+}
+
+/// A record to import.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct ImportRecord {
+    pub(crate) key: Bytes,
+    /// At least one.
+    pub(crate) values: Vec<Bytes>,
+}
+
+impl ImportRecord {
+    /// Reads a line of `import`; the error says what is wrong with it.
+    pub(crate) fn parse(line: &[u8]) -> Result<Self, String> {
+        let line: ImportLine = serde_json::from_slice(line).map_err(|error| json_problem(&error))?;
+        let key = bytes_of("key", line.key, line.key_base64)?.into();
+        let values = match line.siblings {
+            None => vec![bytes_of("value", line.value, line.value_base64)?.into()],
+            Some(_) if line.value.is_some() || line.value_base64.is_some() => {
+                return Err("it has both a value and siblings".to_owned());
+            }
+            Some(siblings) if siblings.is_empty() => return Err("it has no siblings, so there is nothing to put".to_owned()),
+            Some(siblings) => {
+                let values = siblings.into_iter().map(|s| bytes_of("value", s.value, s.value_base64).map(Bytes::from));
+                values.collect::<Result<_, _>>()?
+            }
+        };
+        Ok(Self { key, values })
+    }
+}
+
+fn bytes_of(field: &str, text: Option<String>, base64: Option<String>) -> Result<Vec<u8>, String> {
+    match (text, base64) {
+        (Some(text), None) => Ok(text.into_bytes()),
+        (None, Some(base64)) => BASE64.decode(base64).map_err(|error| format!("{field}_base64: {error}")),
+        (None, None) => Err(format!("it has no `{field}`")),
+        (Some(_), Some(_)) => Err(format!("it has both `{field}` and `{field}_base64`")),
+    }
+}
+
+/// What a write replaces: what a context names, nothing, or, if nothing is said, all that the node holds.
+pub(crate) fn supersede(context: Option<&str>, nothing_seen: bool) -> Result<Supersede, String> {
+    match (context, nothing_seen) {
+        (None, false) => Ok(Supersede::Held),
+        (None, true) => Ok(Supersede::Nothing),
+        (Some(context), false) => match BASE64.decode(context) {
+            Ok(bytes) => Ok(Supersede::Shown(SealedContext::from_bytes(bytes))),
+            Err(_) => Err("this is no context; pass the \"context\" that a read of the key printed".to_owned()),
+        },
+        (Some(_), true) => Err("it has both a context and `nothing_seen`".to_owned()),
+    }
+}
+
+/// serde_json counts lines and columns within a line of ours.
+fn json_problem(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.rsplit_once(" at line ") {
+        Some((problem, _)) if error.column() > 0 => format!("column {}: {problem}", error.column()),
+        Some((problem, _)) => problem.to_owned(),
+        None => text,
+    }
+}
+
+/// Each line of `keyspace list`: `{"name", "kind", "id", "by_name"}`.
+#[derive(Debug, Serialize)]
+pub(crate) struct KeyspaceObject<'a> {
+    name: &'a str,
+    kind: &'static str,
+    id: String,
+    /// Whether the name answers to this one; if not, an older keyspace has it, and this one is reached by its id.
+    by_name: bool,
+}
+
+impl<'a> From<&'a KeyspaceView> for KeyspaceObject<'a> {
+    fn from(view: &'a KeyspaceView) -> Self {
+        Self { name: &view.name, kind: view.kind.as_str(), id: view.id.to_string(), by_name: view.by_name }
+    }
+}
+
+/// `status`; with `--all`, one for each node.
+#[derive(Debug, Serialize)]
+pub(crate) struct StatusObject<'a> {
+    /// The address that was asked, if one was named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<&'a str>,
+    cluster_id: &'a str,
+    server_id: u32,
+    version: &'a str,
+    /// Why the node takes no writes; null when it does.
+    writes_refused: Option<&'a str>,
+    /// The last GTID of each origin that is durably applied, in order.
+    applied: Vec<String>,
+    digest: &'a str,
+    peers: Vec<PeerObject<'a>>,
+    counters: CountersObject,
+}
+
+/// Another member, as the node sees it.
+#[derive(Debug, Serialize)]
+struct PeerObject<'a> {
+    server_id: u32,
+    addresses: &'a [String],
+    linked: bool,
+    cut: bool,
+    behind: u64,
+    ahead: u64,
+    /// With equal applied-sets: whether the digests are equal; else null.
+    equal: Option<bool>,
+    clock_offset_ms: Option<i64>,
+}
+
+/// Totals since the node's process began.
+#[derive(Debug, Serialize)]
+struct CountersObject {
+    written: u64,
+    received: u64,
+    skipped: u64,
+    conflicts: u64,
+    syncs: u64,
+    log_bytes: u64,
+    checkpoints: u64,
+    link_bytes_sent: u64,
+    link_bytes_received: u64,
+}
+
+/// A line of `status --all` for a node that did not answer.
+#[derive(Debug, Serialize)]
+pub(crate) struct NoStatusObject<'a> {
+    pub(crate) node: &'a str,
+    pub(crate) error: &'a str,
+}
+
+impl<'a> StatusObject<'a> {
+    pub(crate) fn of(node: Option<&'a NodeAddress>, status: &'a StatusView) -> Self {
+        let counters = &status.counters;
+        let peer = |peer: &'a polyarch_client::PeerView| PeerObject {
+            server_id: peer.server_id,
+            addresses: &peer.addresses,
+            linked: peer.linked,
+            cut: peer.cut,
+            behind: peer.behind,
+            ahead: peer.ahead,
+            equal: peer.equal,
+            clock_offset_ms: peer.clock_offset_ms,
+        };
+        Self {
+            node: node.map(NodeAddress::as_str),
+            cluster_id: &status.cluster_id,
+            server_id: status.server_id,
+            version: &status.version,
+            writes_refused: status.writes_refused.as_deref(),
+            applied: gtids(&status.applied),
+            digest: &status.digest,
+            peers: status.peers.iter().map(peer).collect(),
+            counters: CountersObject {
+                written: counters.written,
+                received: counters.received,
+                skipped: counters.skipped,
+                conflicts: counters.conflicts,
+                syncs: counters.syncs,
+                log_bytes: counters.log_bytes,
+                checkpoints: counters.checkpoints,
+                link_bytes_sent: counters.link_bytes_sent,
+                link_bytes_received: counters.link_bytes_received,
+            },
+        }
+    }
+}
+
+/// `verify`.
+#[derive(Debug, Serialize)]
+pub(crate) struct VerifyObject {
+    clean: bool,
+    segments: u64,
+    write_sets: u64,
+    log_end: String,
+    unsynced_bytes: u64,
+    /// Whether the log goes back to the beginning, so that all records were compared with it.
+    from_the_beginning: bool,
+    state_position: Option<String>,
+    state_records: u64,
+    /// As in `status`; null when state and log could not be read together.
+    applied: Option<Vec<String>>,
+    digest: Option<String>,
+    /// The hash chain of each origin, up to `applied`.
+    chain_heads: Option<Vec<ChainHeadObject>>,
+    problems: Vec<ProblemObject>,
+    problems_unlisted: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct ChainHeadObject {
+    gtid: String,
+    hash: String,
+}
+
+#[derive(Debug, Serialize)]
+struct ProblemObject {
+    place: String,
+    what: String,
+}
+
+impl From<&VerifyReport> for VerifyObject {
+    fn from(report: &VerifyReport) -> Self {
+        let frontier = report.frontier.as_ref();
+        let problem = |problem: &polyarch_store::Problem| ProblemObject {
+            place: problem.place.clone(),
+            what: problem.what.clone(),
+        };
+        let chain_heads = |frontier: &polyarch_protocol::Frontier| {
+            let head = |(origin, head): (_, polyarch_protocol::ChainHead)| ChainHeadObject {
+                gtid: Dot::new(origin, head.seq).to_string(),
+                hash: head.hash.to_string(),
+            };
+            frontier.heads.iter().map(head).collect()
+        };
+        Self {
+            clean: report.is_clean(),
+            segments: report.segments,
+            write_sets: report.write_sets,
+            log_end: report.log_end.to_string(),
+            unsynced_bytes: report.unsynced_bytes,
+            from_the_beginning: report.from_the_beginning,
+            state_position: report.state_position.map(|position| position.to_string()),
+            state_records: report.state_records,
+            applied: frontier.map(|frontier| gtids(&frontier.heads.applied().iter().collect::<Vec<_>>())),
+            digest: frontier.map(|frontier| format!("{:032x}", frontier.digest.total())),
+            chain_heads: frontier.map(chain_heads),
+            problems: report.problems.iter().map(problem).collect(),
+            problems_unlisted: report.problems_unlisted,
+        }
+    }
+}
+
+/// Each line of `log dump`: `{"start", "end", "known_synced", "bytes"}` with either the write set or `"error"`.
+#[derive(Debug, Serialize)]
+pub(crate) struct LogEntryObject {
+    start: String,
+    end: String,
+    known_synced: String,
+    bytes: usize,
+    #[serde(flatten)]
+    write_set: Option<WriteSetObject>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct WriteSetObject {
+    gtid: String,
+    hlc: String,
+    dependencies: DependenciesObject,
+    changes: Vec<ChangeObject>,
+}
+
+/// What the origin had applied: all of it, or what changed since its write set before.
+#[derive(Debug, Serialize)]
+struct DependenciesObject {
+    whole: bool,
+    predecessor: Option<String>,
+    applied: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct ChangeObject {
+    op: &'static str,
+    /// The keyspace's id.
+    keyspace: String,
+    #[serde(flatten)]
+    key: Key,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    field: String,
+    supersedes: Vec<String>,
+    #[serde(flatten)]
+    value: Option<Value>,
+}
+
+impl From<&LogEntry> for LogEntryObject {
+    fn from(entry: &LogEntry) -> Self {
+        Self {
+            start: entry.start.to_string(),
+            end: entry.end.to_string(),
+            known_synced: entry.known_synced.to_string(),
+            bytes: entry.bytes,
+            write_set: entry.write_set.as_ref().ok().map(WriteSetObject::from),
+            error: entry.write_set.as_ref().err().map(ToString::to_string),
+        }
+    }
+}
+
+impl From<&WriteSet> for WriteSetObject {
+    fn from(write_set: &WriteSet) -> Self {
+        let predecessor = match &write_set.dependencies {
+            Dependencies::Whole { predecessor, .. } => predecessor.map(|dot| dot.to_string()),
+            Dependencies::Changed(_) => None,
+        };
+        Self {
+            gtid: write_set.dot.to_string(),
+            hlc: write_set.hlc.to_string(),
+            dependencies: DependenciesObject {
+                whole: matches!(write_set.dependencies, Dependencies::Whole { .. }),
+                predecessor,
+                applied: gtids(&write_set.dependencies.applied().iter().collect::<Vec<_>>()),
+            },
+            changes: write_set.changes.iter().map(ChangeObject::from).collect(),
+        }
+    }
+}
+
+impl From<&Change> for ChangeObject {
+    fn from(change: &Change) -> Self {
+        Self {
+            op: match change.effect {
+                Effect::Put(_) => "put",
+                Effect::Delete => "delete",
+            },
+            keyspace: change.keyspace.to_string(),
+            key: Key::of(&change.key),
+            field: change.field.as_str().to_owned(),
+            supersedes: gtids(&change.supersedes),
+            value: change.effect.value().filter(|value| !is_secret(change, value)).map(|value| Value::of(value)),
+        }
+    }
+}
+
+/// Whether a change puts a key of the cluster, with which contexts could be forged. What this version cannot read of
+/// the system keyspace may be one, too.
+fn is_secret(change: &Change, value: &[u8]) -> bool {
+    let is_open = || matches!(SystemRecord::decode(value), Ok(SystemRecord::Member(_) | SystemRecord::Keyspace(_)));
+    change.keyspace == KeyspaceId::SYSTEM && !is_open()
+}
+
+fn gtids(dots: &[Dot]) -> Vec<String> {
+    dots.iter().map(Dot::to_string).collect()
+}
+
+/// `init`, `join`: `{"cluster", "cluster_id", "server_id"}`.
 #[derive(Debug, Serialize)]
 pub(crate) struct IdentityObject<'a> {
     cluster: &'a str,
@@ -24,4 +562,109 @@ pub(crate) struct CertificateObject {
     pub(crate) not_before: String,
     pub(crate) not_after: String,
     pub(crate) fingerprint_sha256: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use polyarch_client::{Hlc, Origin};
+
+    use super::*;
+
+    fn sibling(value: &[u8]) -> SiblingView {
+        let dot = Dot::new(Origin::new(3, 0x9f2c_01ab), 42);
+        SiblingView { dot, hlc: Hlc::new(1_764_950_400_000, 3), value: Bytes::copy_from_slice(value) }
+    }
+
+    fn json(object: &impl Serialize) -> String {
+        serde_json::to_string(object).unwrap()
+    }
+
+    #[test]
+    fn a_record_has_its_documented_shape() {
+        let seen = SeenObject { context: Some("Y3R4".to_owned()), token: "dG9r".to_owned() };
+        let record = RecordObject { seen: Some(seen), ..RecordObject::of(b"k", &[sibling(b"v"), sibling(b"\xff")]) };
+        assert_eq!(
+            json(&record),
+            r#"{"key":"k","siblings":[{"value":"v","gtid":"3-9f2c01ab:42","hlc":"1764950400000.3","server_id":3},"#.to_owned()
+                + r#"{"value_base64":"/w==","gtid":"3-9f2c01ab:42","hlc":"1764950400000.3","server_id":3}],"#
+                + r#""context":"Y3R4","token":"dG9r"}"#
+        );
+    }
+
+    #[test]
+    fn a_key_that_is_not_there_has_no_siblings_and_no_context() {
+        assert_eq!(json(&RecordObject::read(b"\xfe", None, b"t")), r#"{"key_base64":"/g==","siblings":[],"context":null,"token":"dA=="}"#);
+    }
+
+    #[test]
+    fn a_key_of_the_cluster_is_never_printed() {
+        let secret = SystemRecord::ClusterKey(polyarch_crdt::ClusterKey { id: 1, secret: [b'S'; 32] });
+        let change = |value: &[u8]| Change {
+            keyspace: KeyspaceId::SYSTEM,
+            key: polyarch_protocol::catalog::cluster_key_key(1),
+            field: polyarch_crdt::FieldPath::opaque(),
+            supersedes: Vec::new(),
+            effect: Effect::Put(Bytes::copy_from_slice(value)),
+        };
+        for value in [secret.encode().to_vec(), b"of a later version: SSSSSSSS".to_vec()] {
+            let printed = json(&ChangeObject::from(&change(&value)));
+            assert!(!printed.contains("value") && !printed.contains("SSSS"), "{printed}");
+        }
+    }
+
+    #[test]
+    fn what_export_writes_import_reads() {
+        let line = json(&RecordObject::of(b"\xfe", &[sibling(b"v"), sibling(b"\xff")]));
+        let record = ImportRecord::parse(line.as_bytes()).unwrap();
+        assert_eq!(record, ImportRecord { key: b"\xfe"[..].into(), values: vec![b"v"[..].into(), b"\xff"[..].into()] });
+    }
+
+    #[test]
+    fn what_get_prints_import_reads_too() {
+        let seen = SeenObject { context: None, token: String::new() };
+        let line = json(&RecordObject { seen: Some(seen), ..RecordObject::of(b"k", &[sibling(b"v")]) });
+        assert_eq!(ImportRecord::parse(line.as_bytes()).unwrap().values, [&b"v"[..]]);
+    }
+
+    #[test]
+    fn an_import_line_says_what_is_wrong_with_it() {
+        for (line, expected) in [
+            (r#"{"key":"k"}"#, "it has no `value`"),
+            (r#"{"value":"v"}"#, "it has no `key`"),
+            (r#"{"key":"k","key_base64":"aw==","value":"v"}"#, "it has both `key` and `key_base64`"),
+            (r#"{"key_base64":"k","value":"v"}"#, "key_base64: "),
+            (r#"{"key":"k","siblings":[]}"#, "no siblings"),
+            (r#"{"key":"k","value":"v","siblings":[{"value":"v"}]}"#, "both a value and siblings"),
+            (r#"{"key":"k","valeu":"v"}"#, "unknown field `valeu`"),
+            (r#"{"key":"k","value":7}"#, "column "),
+            ("k v", "column 1: expected value"),
+        ] {
+            let error = ImportRecord::parse(line.as_bytes()).unwrap_err();
+            assert!(error.contains(expected), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_batch_line_is_a_put_or_a_delete() {
+        let put = BatchChange::parse(br#"{"op":"put","keyspace":"s","key":"k","value_base64":"/w=="}"#).unwrap();
+        let expected = BatchChange {
+            keyspace: "s".to_owned(),
+            key: b"k".to_vec(),
+            value: Some(vec![0xff]),
+            supersede: Supersede::Held,
+        };
+        assert_eq!(put, expected);
+        let delete = BatchChange::parse(br#"{"op":"delete","keyspace":"s","key":"k","context":"Y3R4"}"#).unwrap();
+        let shown = Supersede::Shown(SealedContext::from_bytes(b"ctx".to_vec()));
+        assert_eq!(delete, BatchChange { value: None, supersede: shown, ..expected });
+        for (line, expected) in [
+            (r#"{"op":"delete","keyspace":"s","key":"k","value":"v"}"#, "unknown field `value`"),
+            (r#"{"op":"get","keyspace":"s","key":"k"}"#, "unknown variant `get`"),
+            (r#"{"op":"put","key":"k","value":"v"}"#, "missing field `keyspace`"),
+            (r#"{"op":"put","keyspace":"s","key":"k","value":"v","context":"Y3R4","nothing_seen":true}"#, "both"),
+        ] {
+            let error = BatchChange::parse(line.as_bytes()).unwrap_err();
+            assert!(error.contains(expected), "{line}: {error}");
+        }
+    }
 }

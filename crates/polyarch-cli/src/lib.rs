@@ -7,7 +7,10 @@
 //! ```
 //!
 //! - `arguments`: the whole command line, and which command each part of it goes to.
+//! - `bench`: measuring a cluster.
 //! - `commands`: one file for each family of commands.
+//! - `demo`: the play for first-time visitors.
+//! - `local_cluster`: real node processes on this machine, for the demo and the benchmark.
 //! - `connection`: from profile and flags to a client.
 //! - `json`: every object that `--json` prints, and the lines that `batch` and `import` read.
 //! - `failure`: the one place where an error becomes an exit status and a line on stderr.
@@ -25,10 +28,13 @@
 //! | 4 | not reachable, timed out, or not known whether a write was done |
 
 mod arguments;
+mod bench;
 mod commands;
-//mod connection;
+mod connection;
+mod demo;
 mod failure;
 mod json;
+mod local_cluster;
 mod logging;
 mod terminal;
 

@@ -327,7 +327,7 @@ impl NodeConfig {
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let malformed = |error: toml::de::Error| ConfigError::Malformed {
             path: path.to_owned(),
-            message: error.to_string().trim_end().to_owned(),
+            message: one_line(text, &error),
         };
         let table: toml::Table = text.parse().map_err(malformed)?;
         if let Some((key, nearest)) = unknown_key(&table) {
@@ -423,6 +423,14 @@ impl NodeConfig {
     }
 }
 
+fn one_line(text: &str, error: &toml::de::Error) -> String {
+    let message = error.message().lines().map(str::trim).collect::<Vec<_>>().join("; ");
+    match error.span().and_then(|span| text.get(..span.start)) {
+        Some(before) => format!("line {}: {message}", 1 + before.matches('\n').count()),
+        None => message,
+    }
+}
+
 fn is_host_port(address: &str) -> bool {
     address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p != 0))
 }
@@ -480,6 +488,13 @@ mod tests {
         let error = parse("[storage]\nsegment_mib = 0").unwrap_err().to_string();
         assert_eq!(error, "node.toml: `storage.segment_mib` is 0; it may be from 1 to 1024");
         assert!(parse("peers = ['nowhere']").unwrap_err().to_string().contains("HOST:PORT"));
+    }
+
+    #[test]
+    fn a_malformed_file_is_refused_in_one_line_that_says_where() {
+        let error = parse("[storage]\nsegment_mib = 'big'").unwrap_err().to_string();
+        assert!(error.starts_with("node.toml: line 7: invalid type"), "{error}");
+        assert!(!error.contains('\n'), "{error}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use polyarch_store::DiskStore;
 use polyarch_store::files::{Directory, Files};
 use polyarch_transport::{Alpn, CloseCode, Credentials, Endpoint, Expect, TransportConfig};
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::config::NodeConfig;
@@ -82,10 +83,8 @@ impl NodeIdentity {
 pub async fn init(config: &NodeConfig) -> Result<NodeIdentity, StartError> {
     let (credentials, cluster, server_id) = credentials(config)?;
     check_vacant(&config.data_dir)?;
-    for address in &config.peers {
-        if let Ok(cluster_id) = ask_cluster_id(credentials.clone(), address).await {
-            return Err(StartError::AlreadyFounded { address: address.clone(), cluster_id: cluster_id.to_string() });
-        }
+    if let Some((address, cluster_id)) = any_founded(&credentials, &config.peers).await {
+        return Err(StartError::AlreadyFounded { address, cluster_id: cluster_id.to_string() });
     }
     let cluster_id = ClusterId(random_u128());
     create_directory(&config.data_dir)?;
@@ -171,6 +170,21 @@ fn check_vacant(directory: &Path) -> Result<(), StartError> {
 fn create_directory(directory: &Path) -> Result<(), StartError> {
     let failed = |path: PathBuf| move |error: std::io::Error| StartError::Identity { path, problem: error.to_string() };
     std::fs::create_dir_all(directory).map_err(failed(directory.to_owned()))
+}
+
+/// A peer that belongs to a cluster already. All are asked at once: those that are not there take all of their time.
+async fn any_founded(credentials: &Credentials, peers: &[String]) -> Option<(String, ClusterId)> {
+    let mut asking = JoinSet::new();
+    for address in peers {
+        let (credentials, address) = (credentials.clone(), address.clone());
+        asking.spawn(async move { ask_cluster_id(credentials, &address).await.ok().map(|id| (address, id)) });
+    }
+    while let Some(answer) = asking.join_next().await {
+        if let Ok(Some(founded)) = answer {
+            return Some(founded);
+        }
+    }
+    None
 }
 
 /// Asks a member which cluster it belongs to: a hello without a cluster is answered with one.

@@ -256,7 +256,13 @@ pub(crate) fn store_config(config: &NodeConfig) -> StoreConfig {
 
 fn transport_config(config: &NodeConfig) -> TransportConfig {
     let idle_timeout_ms = config.gossip.idle_timeout_ms;
-    TransportConfig { idle_timeout_ms, keep_alive_interval_ms: idle_timeout_ms / 4, ..TransportConfig::default() }
+    TransportConfig {
+        idle_timeout_ms,
+        keep_alive_interval_ms: idle_timeout_ms / 4,
+        // Only for peers to hear it: the data is closed before. Dials of members that are gone would take all of it.
+        close_timeout_ms: 500,
+        ..TransportConfig::default()
+    }
 }
 
 fn log_report(report: &OpenReport) {

@@ -108,7 +108,8 @@ pub struct Catalog {
     names: BTreeMap<String, KeyspaceId>,
     members: BTreeMap<u32, Member>,
     cluster_keys: ClusterKeys,
-    /// Keys of records that a newer version of polyarch wrote and this one cannot read.
+    /// Keys of records that a newer version of polyarch wrote and this one cannot read, or that do
+    /// not lie where they belong.
     unreadable: Vec<Bytes>,
 }
 
@@ -121,15 +122,16 @@ impl Catalog {
                 continue;
             };
             match SystemRecord::decode(&winner.value) {
-                Ok(SystemRecord::Member(member)) => {
+                Ok(SystemRecord::Member(member)) if key.key() == member_key(member.server_id) => {
                     catalog.members.insert(member.server_id, member);
                 }
-                Ok(SystemRecord::ClusterKey(key)) => catalog.cluster_keys.insert(key),
-                Ok(SystemRecord::Keyspace(definition)) => match keyspace_id(key.key()) {
+                Ok(SystemRecord::ClusterKey(held)) if key.key() == cluster_key_key(held.id) => catalog.cluster_keys.insert(held),
+                Ok(SystemRecord::Keyspace(definition)) if is_keyspace_name(&definition.name) => match keyspace_id(key.key()) {
                     Some(id) => catalog.add_keyspace(id, definition),
                     None => catalog.unreadable.push(key.key_bytes()),
                 },
-                Err(_) => catalog.unreadable.push(key.key_bytes()),
+                // Of another version, or under a key that does not name it.
+                _ => catalog.unreadable.push(key.key_bytes()),
             }
         }
         catalog
@@ -163,7 +165,7 @@ impl Catalog {
         &self.cluster_keys
     }
 
-    /// Records that a newer version wrote.
+    /// Keys of records that a newer version wrote, or that do not lie where they belong.
     pub fn unreadable(&self) -> &[Bytes] {
         &self.unreadable
     }
@@ -185,6 +187,9 @@ pub fn is_keyspace_name(name: &str) -> bool {
     name.len() <= 128 && name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.chars().all(allowed)
 }
 
+/// The keyspace that a key of the system keyspace names: never the system keyspace itself, which no
+/// client may reach.
 fn keyspace_id(key: &[u8]) -> Option<KeyspaceId> {
-    std::str::from_utf8(key).ok()?.strip_prefix("keyspace/")?.parse().ok()
+    let id = std::str::from_utf8(key).ok()?.strip_prefix("keyspace/")?.parse().ok()?;
+    (id != KeyspaceId::SYSTEM).then_some(id)
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::catalog::KeyspaceKind;
 use crate::codec::{self, CodecError, Kind};
 use crate::keyspace::KeyspaceId;
+use crate::limits::wire;
 
 /// One request, numbered by the client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +66,7 @@ pub enum Request {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WriteRequest {
     /// At most one per key.
+    #[serde(deserialize_with = "codec::changes")]
     pub changes: Vec<WriteChange>,
 }
 
@@ -374,7 +376,11 @@ impl ClientRequest {
     /// # Errors
     /// When the bytes are no request known here.
     pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
-        codec::decode(Kind::Request, bytes)
+        let request: Self = codec::decode(Kind::Request, bytes)?;
+        match request.token.as_ref().is_some_and(|token| token.len() > wire::TOKEN_BYTES_MAX) {
+            true => Err(CodecError::Malformed),
+            false => Ok(request),
+        }
     }
 }
 

@@ -2,11 +2,17 @@
 //!
 //! postcard decodes an appended field wrongly and drops trailing bytes in silence, so each layout
 //! has a version of its own, and the rest behind a message must be empty. Enums only ever gain
-//! variants at their end. Lengths are checked by the frame reader before anything is read, and a
-//! length inside a message never allocates more than the message has bytes.
+//! variants at their end. Lengths are checked by the frame reader before anything is read. A length
+//! inside a message allocates nothing by itself: memory grows with the bytes that were sent, items
+//! being wider there than in postcard, and lists of wide items have a bound of their own.
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::{DeserializeOwned, Error, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::limits::wire;
 
 /// What the bytes of a frame are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +61,32 @@ pub fn decode<T: DeserializeOwned>(kind: Kind, bytes: &[u8]) -> Result<T, CodecE
         Ok((message, [])) => Ok(message),
         _ => Err(CodecError::Malformed),
     }
+}
+
+/// Reads the changes of a write: no more than [`wire::CHANGES_MAX`], refused before they are read.
+pub(crate) fn changes<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    struct Changes<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Changes<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "at most {} changes", wire::CHANGES_MAX)
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
+            let mut changes = Vec::new();
+            if seq.size_hint().is_some_and(|len| len > wire::CHANGES_MAX) {
+                return Err(A::Error::custom("too many changes"));
+            }
+            while let Some(change) = seq.next_element()? {
+                changes.push(change);
+            }
+            Ok(changes)
+        }
+    }
+
+    deserializer.deserialize_seq(Changes(PhantomData))
 }
 
 pub(crate) fn body(kind: Kind, bytes: &[u8]) -> Result<&[u8], CodecError> {

@@ -6,7 +6,8 @@
 //! place, so a slow receiver costs no memory.
 //!
 //! Where the receiver's history of an origin ends, both must have the same chain hash. The feed
-//! knows its own from the mark and the frames it skips, compares, and refuses a forked origin.
+//! knows its own from the mark and the frames it skips, compares, and refuses a forked origin. What
+//! it refuses is one origin's matter: the others go on.
 
 use std::collections::BTreeMap;
 
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use polyarch_crdt::{Dot, Origin};
 
 use crate::chain::{ChainHead, ChainHeads};
+use crate::limits::wire;
 use crate::peer::{FeedGroup, Refuse, RefuseReason, Subscribe};
 use crate::storage::{LogPosition, LogReadError, LogSource};
 use crate::write_set::WriteSet;
@@ -69,21 +71,22 @@ impl Feed {
 
     /// Reads about `bytes_max` of the log and says what to do.
     pub fn poll(&mut self, log: &impl LogSource, bytes_max: usize) -> FeedStep {
-        let Some(from) = self.next.or_else(|| self.begin(log)) else {
-            return self.refuse_all(RefuseReason::LogRemoved);
-        };
         if self.wanted.is_empty() {
             return FeedStep::Idle;
         }
-        let batch = match log.read(from, bytes_max) {
+        let Some(from) = self.next.or_else(|| self.begin(log)) else {
+            return self.refuse_removed(log);
+        };
+        let forked = self.refuse_forked();
+        if !forked.is_empty() {
+            return FeedStep::Refused(forked);
+        }
+        let batch = match log.read(from, bytes_max.min(wire::FEED_GROUP_BYTES_MAX)) {
             Ok(batch) => batch,
             Err(LogReadError::Removed(_)) => {
-                // Fell behind the log's beginning while being served: begin again if a mark still serves.
-                self.rewind();
-                return match self.begin(log) {
-                    Some(_) => FeedStep::Again,
-                    None => self.refuse_all(RefuseReason::LogRemoved),
-                };
+                // Fell behind the log's beginning while being served: begin again where a mark still serves.
+                self.next = None;
+                return FeedStep::Again;
             }
             Err(_) => return self.refuse_all(RefuseReason::LogUnreadable),
         };
@@ -93,12 +96,8 @@ impl Feed {
     }
 
     fn begin(&mut self, log: &impl LogSource) -> Option<LogPosition> {
-        let mark = log.last_mark(&|heads: &ChainHeads| {
-            self.wanted.iter().all(|(origin, wanted)| match wanted {
-                Wanted::Skipping { theirs, .. } => heads.head(*origin).seq <= theirs.seq,
-                Wanted::Serving { next_seq } => heads.head(*origin).seq < *next_seq,
-            })
-        })?;
+        let reached = |heads: &ChainHeads| self.wanted.iter().all(|(origin, wanted)| wanted.is_reached(heads.head(*origin)));
+        let mark = log.last_mark(&reached)?;
         for (origin, wanted) in &mut self.wanted {
             if let Wanted::Skipping { ours, .. } = wanted {
                 *ours = mark.heads.head(*origin);
@@ -108,8 +107,30 @@ impl Feed {
         self.next
     }
 
-    fn rewind(&mut self) {
-        self.next = None;
+    /// Refuses the origins for which the log no longer reaches back far enough.
+    fn refuse_removed(&mut self, log: &impl LogSource) -> FeedStep {
+        let is_removed = |origin: Origin, wanted: &Wanted| log.last_mark(&|heads: &ChainHeads| wanted.is_reached(heads.head(origin))).is_none();
+        let removed: Vec<Origin> = self.wanted.iter().filter(|(o, w)| is_removed(**o, w)).map(|(o, _)| *o).collect();
+        match removed.is_empty() {
+            // It reaches back far enough for each and not for all: its marks are not in order.
+            true => self.refuse_all(RefuseReason::LogUnreadable),
+            false => FeedStep::Refused(removed.into_iter().map(|origin| self.refuse(origin, RefuseReason::LogRemoved)).collect()),
+        }
+    }
+
+    /// Refuses the origins whose history here ends, so far, with another hash than the receiver's.
+    fn refuse_forked(&mut self) -> Vec<Refuse> {
+        let forked: Vec<(Origin, RefuseReason)> = self.wanted.iter().filter_map(|(o, w)| Some((*o, w.fork(*o)?))).collect();
+        forked.into_iter().map(|(origin, reason)| self.refuse(origin, reason)).collect()
+    }
+
+    fn refuse(&mut self, origin: Origin, reason: RefuseReason) -> Refuse {
+        self.wanted.remove(&origin);
+        Refuse {
+            subscription: self.subscription,
+            origin,
+            reason,
+        }
     }
 
     fn pick(&mut self, write_sets: Vec<Bytes>, at_end: bool) -> FeedStep {
@@ -126,14 +147,7 @@ impl Feed {
             match wanted.take(dot, &bytes) {
                 Ok(true) => group.write_sets.push(bytes),
                 Ok(false) => {}
-                Err(reason) => {
-                    self.wanted.remove(&dot.origin);
-                    refused.push(Refuse {
-                        subscription: self.subscription,
-                        origin: dot.origin,
-                        reason,
-                    });
-                }
+                Err(reason) => refused.push(self.refuse(dot.origin, reason)),
             }
         }
         match (refused.is_empty(), group.write_sets.is_empty(), at_end) {
@@ -160,24 +174,31 @@ impl Feed {
     }
 
     fn refuse_all(&mut self, reason: RefuseReason) -> FeedStep {
-        let subscription = self.subscription;
-        let origins = std::mem::take(&mut self.wanted);
         // An empty feed stays idle from here on, until the receiver subscribes anew.
-        self.next.get_or_insert_default();
-        FeedStep::Refused(
-            origins
-                .into_keys()
-                .map(|origin| Refuse {
-                    subscription,
-                    origin,
-                    reason,
-                })
-                .collect(),
-        )
+        let origins: Vec<Origin> = self.wanted.keys().copied().collect();
+        FeedStep::Refused(origins.into_iter().map(|origin| self.refuse(origin, reason)).collect())
     }
 }
 
 impl Wanted {
+    /// Whether nothing that is due lies before the point where our chain has this head.
+    fn is_reached(&self, head: ChainHead) -> bool {
+        match self {
+            Self::Skipping { theirs, .. } => head.seq <= theirs.seq,
+            Self::Serving { next_seq } => head.seq < *next_seq,
+        }
+    }
+
+    /// Whether the histories differ, once ours is known as far as theirs goes.
+    fn fork(&self, origin: Origin) -> Option<RefuseReason> {
+        match self {
+            Self::Skipping { theirs, ours } if ours.seq == theirs.seq && theirs.seq > 0 && ours.hash != theirs.hash => {
+                Some(RefuseReason::Fork(Dot::new(origin, theirs.seq)))
+            }
+            _ => None,
+        }
+    }
+
     /// Whether the write set is due now. It is skipped while the receiver has it.
     fn take(&mut self, dot: Dot, bytes: &[u8]) -> Result<bool, RefuseReason> {
         if let Self::Skipping { theirs, ours } = self {
@@ -188,10 +209,7 @@ impl Wanted {
                         hash: ours.hash.extended(bytes),
                     };
                 }
-                return Ok(false);
-            }
-            if ours.seq == theirs.seq && ours.hash != theirs.hash {
-                return Err(RefuseReason::Fork(Dot::new(dot.origin, theirs.seq)));
+                return self.fork(dot.origin).map_or(Ok(false), Err);
             }
             *self = Self::Serving { next_seq: theirs.seq + 1 };
         }
@@ -202,7 +220,7 @@ impl Wanted {
                 *next_seq += 1;
                 Ok(true)
             }
-            // The log has a gap where a snapshot was joined.
+            // The log has a gap.
             std::cmp::Ordering::Greater => Err(RefuseReason::LogRemoved),
         }
     }

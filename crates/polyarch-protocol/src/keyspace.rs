@@ -62,10 +62,12 @@ impl FromStr for KeyspaceId {
 
     fn from_str(text: &str) -> Result<Self, ()> {
         let (dot, index) = text.rsplit_once('.').ok_or(())?;
-        Ok(Self {
+        let id = Self {
             dot: dot.parse().map_err(|_| ())?,
             index: index.parse().map_err(|_| ())?,
-        })
+        };
+        // Only the canonical form is an id, or one keyspace had many.
+        if id.to_string() == text { Ok(id) } else { Err(()) }
     }
 }
 

@@ -42,12 +42,27 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// These limits, none of them beyond what the wire format allows.
+    pub fn within_wire(mut self) -> Self {
+        self.key_bytes_max = self.key_bytes_max.min(wire::KEY_BYTES_MAX);
+        self.changes_max = self.changes_max.min(wire::CHANGES_MAX);
+        self.write_set_bytes_max = self.write_set_bytes_max.min(wire::WRITE_SET_BYTES_MAX);
+        self.value_bytes_max = self.value_bytes_max.min(self.write_set_bytes_max);
+        self
+    }
+}
+
 /// The wire format's own bounds: what any member may ever send, whatever its configuration.
 pub mod wire {
     /// Longest encoded write set.
     pub const WRITE_SET_BYTES_MAX: usize = 16 << 20;
-    /// Longest frame, with room for a write set and its envelope.
-    pub const FRAME_BYTES_MAX: usize = WRITE_SET_BYTES_MAX + (64 << 10);
+    /// Longest frame, with room for a write set behind an almost full feed group, and the envelope.
+    pub const FRAME_BYTES_MAX: usize = WRITE_SET_BYTES_MAX + (1 << 20);
+    /// Most bytes of write sets that a feed message gathers; the last may go beyond.
+    pub const FEED_GROUP_BYTES_MAX: usize = 512 << 10;
+    /// Longest session token in a request.
+    pub const TOKEN_BYTES_MAX: usize = 1 << 20;
     /// Longest key.
     pub const KEY_BYTES_MAX: usize = 64 << 10;
     /// Longest field path.

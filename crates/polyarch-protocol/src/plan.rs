@@ -8,12 +8,21 @@
 //! - **stall**: when a linked peer has more of an origin and the feed has not advanced for a while,
 //!   that peer is taken; when a write set has waited that long for another origin, that origin is
 //!   taken from the link that sent it, whose sender had applied it first.
+//!
+//! A feed that catches up through a long log is silent on most of its origins for long. While it
+//! delivers at all and its peer has more of the origin, it does not stall, or it would be begun
+//! anew for ever. A stalled feed goes to *another* peer when one has more, whoever claims most:
+//! else one that claims and never delivers would keep it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use polyarch_crdt::{AppliedSet, Origin};
 
 use crate::replica::LinkId;
+
+/// A feed that delivers other origins may leave one standing for so many times
+/// [`FeedTimings::feed_stall_ms`] before another peer is tried.
+const PATIENCE_STALLS: u64 = 10;
 
 /// When a feed changes, in milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,8 +47,10 @@ impl Default for FeedTimings {
 pub(crate) struct Peer<'a> {
     pub(crate) link: LinkId,
     pub(crate) server_id: u32,
-    /// What it said it has durably applied.
+    /// What it said it has durably applied, without the origins it refused to feed.
     pub(crate) applied: &'a AppliedSet,
+    /// When its feed last delivered something, or was begun.
+    pub(crate) fed_ms: u64,
 }
 
 /// What the plan looks at.
@@ -72,6 +83,16 @@ struct Assignment {
     behind_since_ms: Option<u64>,
     /// Since when the preferred peer, which is another, has been as far.
     return_since_ms: Option<u64>,
+    /// Own seq a while ago: heartbeats lag, so that under load a peer never shows what we have now.
+    before: Before,
+}
+
+/// Own seq between one and two stall times ago.
+#[derive(Debug, Clone, Copy)]
+struct Before {
+    older: u64,
+    newer: u64,
+    since_ms: u64,
 }
 
 /// The origins to subscribe to on each link.
@@ -83,6 +104,13 @@ pub(crate) struct Wishes {
 }
 
 impl FeedPlan {
+    /// Forgets that `link` feeds `origin`: the peer refused.
+    pub(crate) fn leave(&mut self, origin: Origin, link: LinkId) {
+        if self.feeds.get(&origin).is_some_and(|feed| feed.link == link) {
+            self.feeds.remove(&origin);
+        }
+    }
+
     /// Looks at the links and says what to subscribe to now.
     pub(crate) fn update(&mut self, sight: &Sight<'_>, timings: &FeedTimings) -> Wishes {
         let origins: BTreeSet<Origin> = sight
@@ -113,40 +141,28 @@ impl FeedPlan {
             seq,
             behind_since_ms: None,
             return_since_ms: None,
+            before: Before {
+                older: seq,
+                newer: seq,
+                since_ms: sight.now_ms,
+            },
         };
         let feed = self.feeds.entry(origin).or_insert(fresh);
-        if let Some((_, link)) = sight
-            .awaited
-            .iter()
-            .find(|(awaited, link)| *awaited == origin && *link != feed.link)
-        {
-            *feed = Assignment { link: *link, ..fresh };
+        if let Some(link) = awaited_from(origin, feed.link, sight) {
+            *feed = Assignment { link, ..fresh };
             return (feed.link, false);
         }
-        let furthest = sight
-            .peers
-            .iter()
-            .max_by_key(|peer| peer.applied.seq(origin))
-            .expect("there is a peer");
-        let behind = furthest.applied.seq(origin) > seq;
-        if seq > feed.seq || !behind {
-            feed.behind_since_ms = None;
+        if feed.is_stalled(origin, sight, timings) {
+            let others = sight.peers.iter().filter(|peer| peer.link != feed.link && peer.applied.seq(origin) > seq);
+            let other = others.max_by_key(|peer| peer.applied.seq(origin));
+            let link = other.map_or(feed.link, |peer| peer.link);
+            *feed = Assignment { link, ..fresh };
+            return (link, other.is_none());
         }
-        feed.seq = seq;
-        if behind {
-            let since = *feed.behind_since_ms.get_or_insert(sight.now_ms);
-            if sight.now_ms - since >= timings.feed_stall_ms {
-                let restart = furthest.link == feed.link;
-                *feed = Assignment {
-                    link: furthest.link,
-                    ..fresh
-                };
-                return (feed.link, restart);
-            }
-        }
-        if feed.link != preferred.link && preferred.applied.seq(origin) >= seq {
+        feed.before.note(seq, sight.now_ms, timings.feed_stall_ms);
+        if feed.link != preferred.link && preferred.applied.seq(origin) >= feed.before.older {
             let since = *feed.return_since_ms.get_or_insert(sight.now_ms);
-            if sight.now_ms - since >= timings.feed_return_ms {
+            if sight.now_ms.saturating_sub(since) >= timings.feed_return_ms {
                 *feed = fresh;
             }
         } else {
@@ -156,10 +172,55 @@ impl FeedPlan {
     }
 }
 
-/// The origin's own server when there is a link to it, else the first peer that has the most of it.
+impl Assignment {
+    /// Whether a peer has had more for too long while own seq stood still.
+    fn is_stalled(&mut self, origin: Origin, sight: &Sight<'_>, timings: &FeedTimings) -> bool {
+        let seq = sight.applied.seq(origin);
+        let behind = sight.peers.iter().any(|peer| peer.applied.seq(origin) > seq);
+        if seq > self.seq || !behind {
+            self.behind_since_ms = None;
+        }
+        self.seq = seq;
+        if !behind {
+            return false;
+        }
+        let behind_ms = sight.now_ms.saturating_sub(*self.behind_since_ms.get_or_insert(sight.now_ms));
+        let delivers = sight.peers.iter().any(|peer| {
+            let silent_ms = sight.now_ms.saturating_sub(peer.fed_ms);
+            peer.link == self.link && peer.applied.seq(origin) > seq && silent_ms < timings.feed_stall_ms
+        });
+        let others = || sight.peers.iter().any(|peer| peer.link != self.link && peer.applied.seq(origin) > seq);
+        match delivers {
+            false => behind_ms >= timings.feed_stall_ms,
+            true => behind_ms >= timings.feed_stall_ms.saturating_mul(PATIENCE_STALLS) && others(),
+        }
+    }
+}
+
+impl Before {
+    fn note(&mut self, seq: u64, now_ms: u64, every_ms: u64) {
+        if now_ms.saturating_sub(self.since_ms) >= every_ms {
+            *self = Self {
+                older: self.newer,
+                newer: seq,
+                since_ms: now_ms,
+            };
+        }
+    }
+}
+
+/// The link that sent what waits for this origin, unless it feeds the origin already.
+fn awaited_from(origin: Origin, link: LinkId, sight: &Sight<'_>) -> Option<LinkId> {
+    let mut from = sight.awaited.iter().filter(|(awaited, _)| *awaited == origin).map(|(_, from)| *from);
+    let first = from.clone().next()?;
+    (!from.any(|from| from == link)).then_some(first)
+}
+
+/// The origin's own server when there is a link to it and it has the origin (it may have lost or
+/// refused it), else the first peer that has.
 fn preferred<'a>(origin: Origin, sight: &Sight<'a>) -> Option<Peer<'a>> {
-    let own = sight.peers.iter().find(|peer| peer.server_id == origin.server_id);
     let has = || sight.peers.iter().filter(|peer| peer.applied.seq(origin) > 0);
+    let own = has().find(|peer| peer.server_id == origin.server_id);
     own.or_else(|| has().min_by_key(|peer| peer.server_id)).copied()
 }
 
@@ -185,6 +246,7 @@ mod tests {
                 link: LinkId(*link),
                 server_id: *server_id,
                 applied,
+                fed_ms: 0,
             })
             .collect();
         let sight = Sight {
@@ -230,11 +292,11 @@ mod tests {
     #[test]
     fn the_right_feed_is_restarted_when_it_stands_still() {
         let mut plan = FeedPlan::default();
-        look(&mut plan, 1, &[(11, 2, 5)], &[], 0);
-        let wishes = look(&mut plan, 1, &[(11, 2, 5)], &[], 1_000);
+        look(&mut plan, 1, &[(11, 2, 5)], &[], 1_000);
+        let wishes = look(&mut plan, 1, &[(11, 2, 5)], &[], 2_000);
         assert!(wishes.restart.contains(&LinkId(11)));
         assert!(
-            look(&mut plan, 1, &[(11, 2, 5)], &[], 1_100).restart.is_empty(),
+            look(&mut plan, 1, &[(11, 2, 5)], &[], 2_100).restart.is_empty(),
             "and then given time"
         );
     }

@@ -1,9 +1,9 @@
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use polyarch_crdt::{AppliedSet, Origin};
+use polyarch_crdt::{AppliedSet, Dot, Origin};
 
-use crate::write_set::WriteSet;
+use crate::write_set::{Change, WriteSet};
 
 /// Write sets of one link that came before something they depend on.
 ///
@@ -28,7 +28,7 @@ impl Waiting {
         self.queues.get(&origin)?.back().map(|last| last.write_set.dot.seq)
     }
 
-    /// How many bytes wait.
+    /// How many bytes of memory wait, or a little more.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -37,8 +37,10 @@ impl Waiting {
         self.queues.is_empty()
     }
 
-    pub(crate) fn push(&mut self, waiting: WaitingWriteSet) {
-        self.bytes += waiting.bytes.len();
+    pub(crate) fn push(&mut self, mut waiting: WaitingWriteSet) {
+        // A slice would keep the whole frame that it came in.
+        waiting.bytes = Bytes::copy_from_slice(&waiting.bytes);
+        self.bytes += waiting.memory_bytes();
         self.queues.entry(waiting.write_set.dot.origin).or_default().push_back(waiting);
     }
 
@@ -69,6 +71,16 @@ impl Waiting {
             .map(|dot| dot.origin)
     }
 
+    /// Origins whose next write set depends on one of `stopped` that is not applied.
+    pub(crate) fn behind(&self, stopped: &BTreeSet<Origin>, applied: &AppliedSet) -> Vec<Origin> {
+        let missing = |w: &WaitingWriteSet| {
+            let needs = w.write_set.dependencies.applied();
+            needs.iter().any(|dot| stopped.contains(&dot.origin) && !applied.includes(dot))
+        };
+        let fronts = self.queues.iter().filter(|(_, queue)| queue.front().is_some_and(missing));
+        fronts.map(|(origin, _)| *origin).collect()
+    }
+
     fn front(&self, origin: Origin) -> Option<&WaitingWriteSet> {
         self.queues.get(&origin)?.front()
     }
@@ -79,8 +91,17 @@ impl Waiting {
         if queue.is_empty() {
             self.queues.remove(&origin);
         }
-        self.bytes -= popped.as_ref().map_or(0, |w| w.bytes.len());
+        self.bytes -= popped.as_ref().map_or(0, WaitingWriteSet::memory_bytes);
         popped
+    }
+}
+
+impl WaitingWriteSet {
+    /// Its bytes, and what they were decoded to.
+    fn memory_bytes(&self) -> usize {
+        let dots: usize = self.write_set.changes.iter().map(|change| change.supersedes.len()).sum();
+        let dots = dots + self.write_set.dependencies.applied().len();
+        2 * self.bytes.len() + size_of::<Self>() + self.write_set.changes.len() * size_of::<Change>() + dots * size_of::<Dot>()
     }
 }
 

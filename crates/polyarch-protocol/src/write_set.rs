@@ -2,6 +2,7 @@ use bytes::Bytes;
 use polyarch_crdt::{AppliedSet, Dot, FieldPath, Hlc};
 use serde::{Deserialize, Serialize};
 
+use crate::codec;
 use crate::keyspace::{KeyspaceId, RecordKey};
 use crate::limits::wire;
 
@@ -24,6 +25,7 @@ pub struct WriteSet {
     /// What must be applied before it.
     pub dependencies: Dependencies,
     /// Each names another `(keyspace, key, field)`.
+    #[serde(deserialize_with = "codec::changes")]
     pub changes: Vec<Change>,
 }
 

@@ -8,6 +8,7 @@
 //! - [`world`]: nodes, network, clients and faults on one virtual clock
 //! - [`invariants`]: what must hold, one a file
 //! - [`registers`], [`History`]: what should be seen, worked out from the outside
+//! - [`script`], [`story`]: small worlds in which nothing happens but what is said
 //! - [`bugs`]: bugs that a run can switch on, to show that it sees them
 //!
 //! **Architecture Invariant:** nothing here reads a wall clock, a random source of the system, or a
@@ -20,6 +21,7 @@ pub mod node;
 pub mod registers;
 pub mod run;
 pub mod scenario;
+pub mod script;
 pub mod story;
 pub mod world;
 

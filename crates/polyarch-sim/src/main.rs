@@ -86,10 +86,16 @@ fn main() -> ExitCode {
 }
 
 fn story() -> ExitCode {
-    let mut text = String::new();
-    polyarch_sim::story::tell(&mut text);
-    print!("{text}");
-    ExitCode::SUCCESS
+    match polyarch_sim::story::tell() {
+        Ok(story) => {
+            print!("{story}");
+            ExitCode::SUCCESS
+        }
+        Err(violation) => {
+            eprintln!("the story breaks {violation}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn run(seeds: Range<u64>, jobs: Option<usize>, bug: Option<Bug>, failures: usize) -> ExitCode {

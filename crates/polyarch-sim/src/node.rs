@@ -3,9 +3,11 @@
 //! A process does what the real driver does, around the shipped replica, store and feeds.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use polyarch_crdt::{AppliedSet, Record};
+use polyarch_protocol::catalog::Catalog;
 use polyarch_protocol::{
     ChainHeads, Feed, Input, KeyspaceId, LinkId, LogPosition, Now, RecordKey, Records, Replica, ReplicaConfig, RequestTag, Storage,
     StorageError,
@@ -71,6 +73,8 @@ pub struct Process {
     pub durable_end: LogPosition,
     /// What is published to readers.
     pub published: AppliedSet,
+    /// What the system keyspace says, as published.
+    pub catalog: Arc<Catalog>,
     /// Requests that wait for what their session has seen.
     pub waiting: Vec<WaitingRequest>,
     /// Links to other nodes.
@@ -138,9 +142,11 @@ impl Node {
             appended: Vec::new(),
         };
         let replica = Replica::open(config, observed, frontier, now).map_err(OpenError::Replay)?;
+        let catalog = Arc::clone(replica.catalog());
         self.boot += 1;
         self.process = Some(Process {
             replica,
+            catalog,
             reader,
             log,
             inputs: VecDeque::new(),

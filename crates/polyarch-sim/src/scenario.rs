@@ -147,6 +147,11 @@ pub struct Scenario {
     pub clock_offset_ms: u64,
     /// Time between checkpoints of a node.
     pub checkpoint_gap_us: (u64, u64),
+    /// Whether nodes remove log that every member has. Then no disk is set back and no state is
+    /// lost whole, for what mends those is a snapshot.
+    pub removes_log: bool,
+    /// Whether nothing happens but what a script says.
+    pub is_scripted: bool,
     /// Bytes of a log segment.
     pub segment_bytes: u64,
     /// Bytes of the log kept in memory.
@@ -179,13 +184,20 @@ impl Scenario {
     /// Draws a world.
     pub fn draw(rng: &mut Rng) -> Self {
         let nodes = rng.weighted(&[(2, 15), (3, 65), (4, 20)]);
+        let removes_log = rng.chance(350);
+        let mut fault_kinds = swarm(rng, &FAULTS, 250);
+        if removes_log {
+            fault_kinds.retain(|(kind, _)| !matches!(kind, Fault::SetBack | Fault::StateDamaged));
+        }
         Self {
             nodes,
             clients: rng.between((3, 8)) as usize,
             operations: rng.between((300, 400)) as usize,
             faults: rng.between((15, 25)) as usize,
             keys: rng.between((1, 4)) as usize,
-            fault_kinds: swarm(rng, &FAULTS, 250),
+            fault_kinds,
+            removes_log,
+            is_scripted: false,
             fault_gap_us: rng.weighted(&[((50_000, 800_000), 5), ((200_000, 2_000_000), 4), ((1_000, 200_000), 1)]),
             fault_lasts_us: rng.weighted(&[((50_000, 1_000_000), 4), ((500_000, 6_000_000), 4)]),
             down_us: rng.weighted(&[((1_000, 300_000), 6), ((100_000, 3_000_000), 4)]),
@@ -221,6 +233,47 @@ impl Scenario {
             switch_permille: rng.weighted(&[(0, 1), (100, 3), (500, 3)]),
             token_permille: rng.weighted(&[(0, 1), (300, 2), (1_000, 2)]),
             lost_permille: rng.weighted(&[(0, 3), (20, 3)]),
+        }
+    }
+}
+
+impl Scenario {
+    /// A quiet world for a script: nothing happens but what it says.
+    pub fn scripted(nodes: usize) -> Self {
+        Self {
+            nodes,
+            clients: 1,
+            operations: 0,
+            faults: 0,
+            keys: 1,
+            fault_kinds: Vec::new(),
+            fault_gap_us: (0, 0),
+            fault_lasts_us: (0, 0),
+            down_us: (1_000, 1_000),
+            delay_us: (200, 1_000),
+            slow_delay_us: (0, 0),
+            slow_permille: 0,
+            sync_us: (200, 400),
+            inputs_max: 16,
+            link_patience_us: 500_000,
+            clock_step_ms: 1,
+            clock_offset_ms: 0,
+            checkpoint_gap_us: (200_000, 400_000),
+            removes_log: false,
+            is_scripted: true,
+            segment_bytes: 16_384,
+            tail_bytes: 1 << 20,
+            mark_bytes: 4_096,
+            feed_group_bytes: 4_096,
+            feed_waiting_bytes: 16 << 20,
+            actions: vec![(Action::Get, 1)],
+            choices: vec![(Choice::Held, 1)],
+            think_us: (0, 0),
+            burst_permille: 0,
+            pipeline: 1,
+            switch_permille: 0,
+            token_permille: 0,
+            lost_permille: 0,
         }
     }
 }

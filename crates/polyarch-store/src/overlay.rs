@@ -13,11 +13,17 @@ use crate::state::{ScanRange, StateError, StateStore};
 pub(crate) struct Overlay<S> {
     published: Arc<Published<S>>,
     staged: BTreeMap<RecordKey, Arc<Record>>,
+    // Records that were read and not changed: a coordinator reads what its write set will change,
+    // and each is looked up in the state once. Good until something is published.
+    read: BTreeMap<RecordKey, Arc<Record>>,
 }
+
+/// Most records that are kept because they were read.
+const READ_MAX: usize = 4_096;
 
 impl<S: StateStore> Overlay<S> {
     pub(crate) fn new(published: Arc<Published<S>>) -> Self {
-        Self { published, staged: BTreeMap::new() }
+        Self { published, staged: BTreeMap::new(), read: BTreeMap::new() }
     }
 
     pub(crate) fn published(&self) -> &Arc<Published<S>> {
@@ -35,11 +41,16 @@ impl<S: StateStore> Overlay<S> {
     }
 
     /// The record as staged.
-    pub(crate) fn get(&self, key: &RecordKey) -> Result<Arc<Record>, StateError> {
-        match self.staged.get(key) {
-            Some(record) => Ok(Arc::clone(record)),
-            None => self.published.get(key),
+    pub(crate) fn get(&mut self, key: &RecordKey) -> Result<Arc<Record>, StateError> {
+        if let Some(record) = self.staged.get(key).or_else(|| self.read.get(key)) {
+            return Ok(Arc::clone(record));
         }
+        let record = self.published.get(key)?;
+        if self.read.len() >= READ_MAX {
+            self.read.clear();
+        }
+        self.read.insert(key.clone(), Arc::clone(&record));
+        Ok(record)
     }
 
     /// All staged records of a keyspace, without empty ones.
@@ -56,6 +67,7 @@ impl<S: StateStore> Overlay<S> {
 
     /// Makes all staged records visible to readers, at one moment.
     pub(crate) fn publish(&mut self) {
+        self.read.clear();
         if !self.staged.is_empty() {
             self.published.memtable.publish(mem::take(&mut self.staged));
         }
@@ -74,7 +86,10 @@ impl<S: StateStore> Records for Overlay<S> {
     fn record_mut(&mut self, key: &RecordKey) -> Result<&mut Record, StorageError> {
         // Looked up before the entry: `entry` wants an owned key, and most keys are new here.
         if !self.staged.contains_key(key) {
-            let record = self.published.get(key).map_err(storage_error)?;
+            let record = match self.read.remove(key) {
+                Some(record) => record,
+                None => self.published.get(key).map_err(storage_error)?,
+            };
             self.staged.insert(key.clone(), record);
         }
         let record = self.staged.get_mut(key).expect("it was there or was just inserted");

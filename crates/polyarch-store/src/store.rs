@@ -248,7 +248,7 @@ impl<F: Files, S: StateStore> Store<F, S> {
     /// checkpoint since the start.
     ///
     /// # Errors
-    /// When the log could not remove a file.
+    /// When the log could not remove a file: it takes nothing more until it is opened again.
     pub fn remove_log_before(&mut self, floor: LogPosition) -> Result<Vec<u64>, LogError> {
         match self.checkpointer.before_last() {
             Some(before_last) => self.log.remove_segments_before(before_last.min(floor)),
@@ -256,7 +256,7 @@ impl<F: Files, S: StateStore> Store<F, S> {
         }
     }
 
-    fn staged_record(&self, key: &RecordKey) -> Result<Arc<Record>, StorageError> {
+    fn staged_record(&mut self, key: &RecordKey) -> Result<Arc<Record>, StorageError> {
         #[cfg(feature = "seeded-bugs")]
         if self.bugs.reads_durable_instead_of_staged {
             return self.overlay.published().get(key).map_err(storage_error);

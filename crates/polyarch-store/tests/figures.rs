@@ -39,7 +39,8 @@ fn measured<T>(what: &str, work: impl FnOnce() -> T) -> T {
 
 fn config() -> StoreConfig {
     // Checkpoints are made by hand here.
-    let checkpoint = CheckpointConfig { memtable_bytes_max: usize::MAX, log_bytes_max: u64::MAX, ..CheckpointConfig::default() };
+    let checkpoint =
+        CheckpointConfig { memtable_bytes_max: usize::MAX, log_bytes_max: u64::MAX, ..CheckpointConfig::default() };
     StoreConfig { checkpoint, ..StoreConfig::default() }
 }
 
@@ -70,7 +71,8 @@ impl Node {
             1 => Dependencies::Whole { predecessor: None, applied: Default::default() },
             _ => Dependencies::Changed(Default::default()),
         };
-        let write_set = WriteSet { dot: Dot::new(origin(0), seq), hlc: Hlc::new(seq, 0), dependencies, changes: vec![change] };
+        let write_set =
+            WriteSet { dot: Dot::new(origin(0), seq), hlc: Hlc::new(seq, 0), dependencies, changes: vec![change] };
         let bytes = write_set.encode();
         self.store.append(&bytes, &self.frontier.heads).unwrap();
         let _ = self.frontier.apply(&mut self.store, &write_set, &bytes).unwrap();
@@ -95,7 +97,9 @@ fn figures() {
     let mut random = SplitMix64::new(7);
     measured("100,000 writes of new keys, groups of 64", || (0..100_000).for_each(|n| node.put(n)));
     measured("checkpoint of 100,000 new records", || node.checkpoint());
-    measured("100,000 writes of keys in the state, groups of 64", || (0..100_000).for_each(|_| node.put(random.below(100_000))));
+    measured("100,000 writes of keys in the state, groups of 64", || {
+        (0..100_000).for_each(|_| node.put(random.below(100_000)));
+    });
     measured("checkpoint of those (63,000 records)", || node.checkpoint());
     measured("900,000 writes of new keys, with 9 checkpoints", || {
         for n in 100_000..KEYS {
@@ -118,7 +122,11 @@ fn figures() {
     measured("scan of 1,000,000 records in pages of 1,000", || {
         let mut range = ScanRange::prefix(keyspace(), b"");
         let mut found = 0;
-        while let Some((last, _)) = { let page = reader.scan(&range, 1_000).unwrap(); found += page.len() as u64; page.last().cloned() } {
+        while let Some((last, _)) = {
+            let page = reader.scan(&range, 1_000).unwrap();
+            found += page.len() as u64;
+            page.last().cloned()
+        } {
             range = range.after(last);
         }
         assert_eq!(found, KEYS);

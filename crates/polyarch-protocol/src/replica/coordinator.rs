@@ -14,6 +14,13 @@ use crate::peer::ClusterId;
 use crate::storage::{Storage, StorageError};
 use crate::write_set::{Change, Dependencies, Effect, WriteSet};
 
+/// The most that a dot takes in a write set: 5, 5 and 10 bytes.
+const DOT_BYTES: usize = 20;
+/// The most that a change takes beside its key, value and dots: the keyspace's id and lengths.
+const CHANGE_BYTES: usize = 40;
+/// The most that a write set takes beside its changes and dependencies.
+const WRITE_SET_BYTES: usize = 64;
+
 /// This process's open epoch.
 #[derive(Debug)]
 pub(super) struct Epoch {
@@ -53,6 +60,7 @@ impl<S: Storage> Replica<S> {
             }
             changes.push(change);
         }
+        self.check_length(&changes)?;
         // A delete of nothing changes nothing anywhere.
         changes.retain(|change| change.effect.value().is_some() || !change.supersedes.is_empty());
         if changes.is_empty() {
@@ -154,15 +162,22 @@ impl<S: Storage> Replica<S> {
                 });
             }
         }
-        // Room for ids, contexts and lengths beside what the client sent.
-        let len: usize = changes
-            .iter()
-            .map(|c| c.key.len() + c.put.as_ref().map_or(0, Bytes::len) + 64)
-            .sum();
-        match len > limits.write_set_bytes_max {
+        Ok(())
+    }
+
+    /// Refuses what would not fit its write set, before anything of the epoch is touched. Counts at
+    /// least what the encoded form takes: a longer one could not be kept here nor read elsewhere.
+    fn check_length(&self, changes: &[Change]) -> Result<(), Refusal> {
+        let of_change = |c: &Change| CHANGE_BYTES + c.key.len() + c.effect.value().map_or(0, Bytes::len) + c.supersedes.len() * DOT_BYTES;
+        let dependencies = self.frontier.heads.applied().len() * DOT_BYTES;
+        let (len, max) = (
+            WRITE_SET_BYTES + dependencies + changes.iter().map(of_change).sum::<usize>(),
+            self.config.limits.write_set_bytes_max,
+        );
+        match len > max {
             true => Err(Refusal::WriteTooLong {
                 len: len as u64,
-                max: limits.write_set_bytes_max as u64,
+                max: max as u64,
             }),
             false => Ok(()),
         }
@@ -231,7 +246,7 @@ impl<S: Storage> Replica<S> {
     fn write_changes(&mut self, now: Now, changes: impl FnOnce(Dot, Hlc) -> Vec<Change>) -> Result<Written, Refusal> {
         let origin = match &self.epoch {
             Some(epoch) => epoch.origin,
-            None => self.open_epoch(),
+            None => self.open_epoch(now),
         };
         let seq = self.frontier.heads.applied().seq(origin) + 1;
         let (dot, hlc) = (Dot::new(origin, seq), self.clock.tick(now.wall_ms));
@@ -272,8 +287,9 @@ impl<S: Storage> Replica<S> {
         Dependencies::Changed(unsaid.unwrap_or_default())
     }
 
-    /// Draws an epoch that was never used, as far as this node or chance can tell.
-    fn open_epoch(&mut self) -> Origin {
+    /// Draws an epoch that was never used, as far as this node, its peers or chance can tell. The
+    /// time is drawn from too: a machine put back with its memory has the boot id it had before.
+    fn open_epoch(&mut self, now: Now) -> Origin {
         let server_id = self.config.server_id;
         if let (true, Some(used)) = (seeded_bug("epoch-reused"), self.frontier.newest_epoch(server_id)) {
             self.epoch = Some(Epoch {
@@ -286,11 +302,14 @@ impl<S: Storage> Replica<S> {
             let mut hasher = blake3::Hasher::new();
             hasher
                 .update(&self.config.boot_id.to_le_bytes())
-                .update(&self.epochs_drawn.to_le_bytes());
+                .update(&self.epochs_drawn.to_le_bytes())
+                .update(&now.wall_ms.to_le_bytes());
             self.epochs_drawn += 1;
             let [a, b, c, d, ..] = *hasher.finalize().as_bytes();
             let origin = Origin::new(server_id, u32::from_le_bytes([a, b, c, d]));
-            if self.frontier.heads.applied().seq(origin) == 0 {
+            let heartbeats = self.sessions.values().filter_map(|session| session.heartbeat.as_ref());
+            let known = heartbeats.map(|h| &h.applied).chain([self.frontier.heads.applied()]);
+            if known.map(|applied| applied.seq(origin)).all(|seq| seq == 0) {
                 break origin;
             }
         };

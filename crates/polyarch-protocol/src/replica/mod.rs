@@ -27,7 +27,7 @@ use crate::limits::Limits;
 use crate::peer::{ClusterId, PeerMessage};
 use crate::plan::{FeedPlan, FeedTimings};
 use crate::storage::{LogPosition, Storage, StorageError};
-use crate::write_set::{Dependencies, WriteSet};
+use crate::write_set::WriteSet;
 use coordinator::Epoch;
 pub use coordinator::context_scope;
 use sessions::Session;
@@ -191,8 +191,12 @@ pub struct Replica<S> {
     cut: BTreeSet<u32>,
     gossip: Gossip,
     failed: Option<String>,
+    /// Origins of which an absurd stamp was told.
+    stamped_ahead: BTreeSet<Origin>,
     counters: CountersView,
     outputs: VecDeque<(LogPosition, Output)>,
+    /// Answers that wait for no sync, nor behind what does.
+    answers_at_once: VecDeque<Output>,
 }
 
 /// What a power cut would leave.
@@ -220,7 +224,8 @@ impl<S: Storage> Replica<S> {
     ///
     /// # Errors
     /// When the system keyspace cannot be read.
-    pub fn open(config: ReplicaConfig, mut storage: S, frontier: Frontier, now: Now) -> Result<Self, StorageError> {
+    pub fn open(mut config: ReplicaConfig, mut storage: S, frontier: Frontier, now: Now) -> Result<Self, StorageError> {
+        config.limits = config.limits.within_wire();
         let mut clock = HlcClock::default();
         let _ = clock.observe(frontier.hlc, now.wall_ms, config.timings.hlc_ahead_max_ms);
         let durable = Durable {
@@ -245,14 +250,17 @@ impl<S: Storage> Replica<S> {
             cut: BTreeSet::new(),
             gossip: Gossip::default(),
             failed: None,
+            stamped_ahead: BTreeSet::new(),
             counters: CountersView::default(),
             outputs: VecDeque::new(),
+            answers_at_once: VecDeque::new(),
         })
     }
 
     /// Takes one event. What is to be done about it comes out of [`Replica::poll_output`].
     pub fn handle(&mut self, input: Input, now: Now) {
         match input {
+            Input::LinkUp { link, .. } if self.failed.is_some() => self.close_for_good(link),
             Input::Found(key) => self.found(key, now),
             Input::Write(tag, request) => {
                 let result = self.write(request, now);
@@ -286,6 +294,9 @@ impl<S: Storage> Replica<S> {
 
     /// The next thing to do, of those that need no more of the log than `durable` to be synced.
     pub fn poll_output(&mut self, durable: LogPosition) -> Option<Output> {
+        if let Some(answer) = self.answers_at_once.pop_front() {
+            return Some(answer);
+        }
         match self.outputs.front() {
             Some((needs, _)) if *needs <= durable || seeded_bug("send-before-durable") => {
                 self.outputs.pop_front().map(|(_, output)| output)
@@ -379,15 +390,12 @@ impl<S: Storage> Replica<S> {
     /// Commits a peer's write set, all of whose dependencies are applied.
     fn commit_remote(&mut self, write_set: &WriteSet, bytes: &Bytes, now: Now) -> Result<(), StorageError> {
         match self.clock.observe(write_set.hlc, now.wall_ms, self.config.timings.hlc_ahead_max_ms) {
-            Observed::Merged => {}
-            Observed::TooFarAhead { ahead_ms } => self.event(Event::StampAhead {
+            Observed::TooFarAhead { ahead_ms } if self.stamped_ahead.insert(write_set.dot.origin) => self.event(Event::StampAhead {
                 dot: write_set.dot,
                 hlc: write_set.hlc,
                 ahead_ms,
             }),
-        }
-        if let Dependencies::Whole { .. } = write_set.dependencies {
-            self.gossip.at_once = true;
+            Observed::Merged | Observed::TooFarAhead { .. } => {}
         }
         let _ = self.commit(write_set, bytes)?;
         self.counters.received += 1;
@@ -429,18 +437,22 @@ impl<S: Storage> Replica<S> {
         }
         self.failed = Some(reason.clone());
         self.event(Event::StorageFailed { reason });
-        let links: Vec<LinkId> = self.sessions.keys().copied().collect();
-        for link in links {
-            self.output(Output::CloseLink(link, "storage failed".to_owned()));
+        // Without sessions nothing that peers still say is heard, and nothing is said to them.
+        for link in std::mem::take(&mut self.sessions).into_keys() {
+            self.close_for_good(link);
         }
     }
 
+    fn close_for_good(&mut self, link: LinkId) {
+        self.output(Output::CloseLink(link, "storage failed".to_owned()));
+    }
+
     fn answer(&mut self, tag: RequestTag, result: Result<Response, Refusal>) {
-        let needs = match self.config.durability {
-            Durability::Interval => LogPosition::default(),
-            Durability::Sync => self.position_needed(),
-        };
-        self.outputs.push_back((needs, Output::Answer(tag, result)));
+        let answer = Output::Answer(tag, result);
+        match self.config.durability {
+            Durability::Interval => self.answers_at_once.push_back(answer),
+            Durability::Sync => self.output(answer),
+        }
     }
 
     fn event(&mut self, event: Event) {

@@ -1,6 +1,6 @@
 //! The peers' half: handshake, heartbeats, subscriptions, and what comes in on feeds.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use polyarch_crdt::{AppliedSet, Origin, seeded_bug};
@@ -14,6 +14,10 @@ use crate::plan::{Peer, Sight};
 use crate::storage::Storage;
 use crate::waiting::{Waiting, WaitingWriteSet, is_due};
 use crate::write_set::WriteSet;
+
+/// A refusal that nothing else made void is forgotten after so many
+/// [`FeedTimings::feed_stall_ms`](crate::FeedTimings::feed_stall_ms): the peer's disk may answer again.
+const REFUSED_STALLS: u64 = 30;
 
 /// One link, from its handshake to its loss.
 #[derive(Debug)]
@@ -30,11 +34,19 @@ pub(super) struct Session {
     equal: Option<bool>,
     subscription: u64,
     subscribed: BTreeSet<Origin>,
-    /// Origins that this peer cannot feed us.
-    refused: BTreeSet<Origin>,
+    /// When the feed was begun, or last brought something.
+    fed_ms: u64,
+    /// Origins that this peer cannot feed us, from where we were when it said so.
+    refused: BTreeMap<Origin, Refused>,
     waiting: Waiting,
     /// Groups whose [`Output::GroupTaken`] is held back while too much waits.
     owed: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Refused {
+    seq: u64,
+    since_ms: u64,
 }
 
 impl Session {
@@ -49,7 +61,8 @@ impl Session {
             equal: None,
             subscription: 0,
             subscribed: BTreeSet::new(),
-            refused: BTreeSet::new(),
+            fed_ms: 0,
+            refused: BTreeMap::new(),
             waiting: Waiting::default(),
             owed: 0,
         }
@@ -58,6 +71,10 @@ impl Session {
 
 impl<S: Storage> Replica<S> {
     pub(super) fn link_up(&mut self, link: LinkId, server_id: u32, dialed: bool) {
+        // Without a hello, so that the other side does not take it for a link each time it dials.
+        if self.cut.contains(&server_id) {
+            return self.close(link, "the link is cut by an operator");
+        }
         self.sessions.insert(link, Session::new(server_id, dialed));
         let hello = Hello {
             cluster_id: Some(self.config.cluster_id),
@@ -69,13 +86,17 @@ impl<S: Storage> Replica<S> {
 
     pub(super) fn link_down(&mut self, link: LinkId, now: Now) {
         let Some(session) = self.sessions.remove(&link) else { return };
-        if session.established.is_some() && !self.is_linked(session.server_id) {
-            self.event(Event::Unlinked {
-                server_id: session.server_id,
-            });
+        self.unlinked(&session);
+        self.replan(now);
+    }
+
+    /// A session has ended; the member may have another.
+    fn unlinked(&mut self, session: &Session) {
+        let server_id = session.server_id;
+        if session.established.is_some() && !self.is_linked(server_id) {
+            self.event(Event::Unlinked { server_id });
         }
         self.gossip.changed = true;
-        self.replan(now);
     }
 
     pub(super) fn message(&mut self, link: LinkId, message: PeerMessage, now: Now) {
@@ -101,19 +122,16 @@ impl<S: Storage> Replica<S> {
             }
             _ if hello.server_id != server_id => format!("its certificate says {server_id}, its hello {}", hello.server_id),
             _ if server_id == own_id => "it has this node's own server id; stop one of the two".to_owned(),
-            _ if self.cut.contains(&server_id) => "the link is cut by an operator".to_owned(),
             Some(_) => {
                 session.established = Some(hello.boot_id);
                 self.establish(link, server_id);
                 return;
             }
         };
-        if !self.cut.contains(&server_id) {
-            self.event(Event::Refused {
-                server_id,
-                reason: reason.clone(),
-            });
-        }
+        self.event(Event::Refused {
+            server_id,
+            reason: reason.clone(),
+        });
         self.close(link, &reason);
     }
 
@@ -145,7 +163,9 @@ impl<S: Storage> Replica<S> {
     }
 
     fn close(&mut self, link: LinkId, reason: &str) {
-        self.sessions.remove(&link);
+        if let Some(session) = self.sessions.remove(&link) {
+            self.unlinked(&session);
+        }
         self.output(Output::CloseLink(link, reason.to_owned()));
     }
 
@@ -181,7 +201,8 @@ impl<S: Storage> Replica<S> {
 
     fn check_clock(&mut self, link: LinkId, heartbeat: &Heartbeat, now: Now) {
         let max = self.config.timings.clock_offset_max_ms;
-        let offset_ms = i64::try_from(i128::from(heartbeat.clock_ms) - i128::from(now.wall_ms)).unwrap_or(i64::MAX);
+        let offset_ms = i128::from(heartbeat.clock_ms) - i128::from(now.wall_ms);
+        let offset_ms = offset_ms.clamp(i64::MIN.into(), i64::MAX.into()) as i64;
         let Some(session) = self.sessions.get_mut(&link) else { return };
         let was_off = session.clock_offset_ms.is_some_and(|before| before.unsigned_abs() > max);
         session.clock_offset_ms = Some(offset_ms);
@@ -197,7 +218,12 @@ impl<S: Storage> Replica<S> {
         if refuse.subscription != session.subscription || !session.subscribed.remove(&refuse.origin) {
             return;
         }
-        session.refused.insert(refuse.origin);
+        let refused = Refused {
+            seq: self.frontier.heads.applied().seq(refuse.origin),
+            since_ms: now.mono_ms,
+        };
+        session.refused.insert(refuse.origin, refused);
+        self.plan.leave(refuse.origin, link);
         match refuse.reason {
             RefuseReason::Fork(dot) => {
                 self.paused.insert(refuse.origin);
@@ -213,27 +239,30 @@ impl<S: Storage> Replica<S> {
 
     /// Chooses feeds anew and subscribes where the choice changed.
     pub(super) fn replan(&mut self, now: Now) {
+        self.forget_void_refusals(now);
+        self.stop_what_waits_for_stopped();
         let applied = self.frontier.heads.applied();
         let mut unfed = self.paused.clone();
         unfed.extend(self.epoch.as_ref().map(|epoch| epoch.origin));
-        let sights: Vec<(LinkId, u32, AppliedSet)> = self
+        let sights: Vec<(LinkId, u32, u64, AppliedSet)> = self
             .established()
             .filter_map(|(link, session)| {
                 let heartbeat = session.heartbeat.as_ref()?;
                 let feedable = heartbeat
                     .applied
                     .iter()
-                    .filter(|dot| !session.refused.contains(&dot.origin))
+                    .filter(|dot| !session.refused.contains_key(&dot.origin))
                     .collect();
-                Some((link, session.server_id, feedable))
+                Some((link, session.server_id, session.fed_ms, feedable))
             })
             .collect();
         let peers: Vec<Peer<'_>> = sights
             .iter()
-            .map(|(link, server_id, applied)| Peer {
+            .map(|(link, server_id, fed_ms, applied)| Peer {
                 link: *link,
                 server_id: *server_id,
                 applied,
+                fed_ms: *fed_ms,
             })
             .collect();
         let stall_ms = self.config.timings.feeds.feed_stall_ms;
@@ -241,7 +270,9 @@ impl<S: Storage> Replica<S> {
             Some(since) => self
                 .sessions
                 .iter()
-                .flat_map(|(link, s)| s.waiting.awaited(applied, since).map(|o| (o, *link)))
+                .flat_map(|(link, s)| s.waiting.awaited(applied, since).map(move |o| (o, *link, s)))
+                .filter(|(origin, _, s)| !s.refused.contains_key(origin))
+                .map(|(origin, link, _)| (origin, link))
                 .collect(),
             None => Vec::new(),
         };
@@ -257,14 +288,40 @@ impl<S: Storage> Replica<S> {
         for link in links {
             let wanted = wishes.origins.remove(&link).unwrap_or_default();
             if self.sessions.get(&link).is_some_and(|s| s.subscribed != wanted) || wishes.restart.contains(&link) {
-                self.subscribe(link, wanted);
+                self.subscribe(link, wanted, now);
             }
         }
     }
 
-    fn subscribe(&mut self, link: LinkId, wanted: BTreeSet<Origin>) {
+    fn forget_void_refusals(&mut self, now: Now) {
+        let applied = self.frontier.heads.applied();
+        let forget_ms = self.config.timings.feeds.feed_stall_ms.saturating_mul(REFUSED_STALLS);
+        for session in self.sessions.values_mut() {
+            let stands =
+                |origin: &Origin, r: &mut Refused| applied.seq(*origin) <= r.seq && now.mono_ms.saturating_sub(r.since_ms) < forget_ms;
+            session.refused.retain(stands);
+        }
+    }
+
+    /// What depends on a stopped origin would wait for ever, and use up the room that the others need.
+    fn stop_what_waits_for_stopped(&mut self) {
+        if self.paused.is_empty() {
+            return;
+        }
+        let applied = self.frontier.heads.applied();
+        let waiting = self.sessions.values().flat_map(|s| s.waiting.behind(&self.paused, applied));
+        let behind: BTreeSet<Origin> = waiting.filter(|origin| !self.paused.contains(origin)).collect();
+        for origin in behind {
+            self.paused.insert(origin);
+            let reason = "it depends on an origin whose feed is stopped".to_owned();
+            self.event(Event::Poisoned { origin, reason });
+        }
+    }
+
+    fn subscribe(&mut self, link: LinkId, wanted: BTreeSet<Origin>, now: Now) {
         let Some(session) = self.sessions.get_mut(&link) else { return };
         session.subscription += 1;
+        session.fed_ms = now.mono_ms;
         // The new stream begins at the applied-set, so whatever waited comes again.
         session.waiting = Waiting::default();
         let owed = std::mem::take(&mut session.owed);
@@ -279,11 +336,11 @@ impl<S: Storage> Replica<S> {
     }
 
     pub(super) fn feed_group(&mut self, link: LinkId, subscription: u64, write_sets: Vec<Bytes>, now: Now) {
-        let current = self.sessions.get(&link).is_some_and(|s| s.subscription == subscription);
-        if self.failed.is_some() {
-            return;
-        }
-        if current {
+        let Some(session) = self.sessions.get_mut(&link) else { return };
+        if session.established.is_some() && session.subscription == subscription {
+            if !write_sets.is_empty() {
+                session.fed_ms = now.mono_ms;
+            }
             for bytes in write_sets {
                 if self.take(link, bytes, now) {
                     break;
@@ -300,13 +357,18 @@ impl<S: Storage> Replica<S> {
     /// Takes one write set off a feed: skips it, applies it, or lets it wait. Says whether the rest
     /// of the group is void.
     fn take(&mut self, link: LinkId, bytes: Bytes, now: Now) -> bool {
+        let Some(session) = self.sessions.get(&link) else { return true };
         let write_set = match WriteSet::peek_dot(&bytes) {
             Ok(dot) if self.frontier.heads.applied().includes(dot) => {
                 self.counters.skipped += 1;
                 return false;
             }
             Ok(dot) if seeded_bug("drop-by-origin") && dot.origin.server_id == self.config.server_id => return false,
-            Ok(dot) if self.paused.contains(&dot.origin) => return false,
+            // Neither read nor judged: a peer has a say only on what it was asked for.
+            Ok(dot) if !session.subscribed.contains(&dot.origin) || self.paused.contains(&dot.origin) => {
+                self.counters.skipped += 1;
+                return false;
+            }
             Ok(dot) => match WriteSet::decode(&bytes) {
                 Ok(write_set) => write_set,
                 Err(error) => return self.poison(dot.origin, error.to_string(), now),
@@ -319,8 +381,8 @@ impl<S: Storage> Replica<S> {
         let Some(session) = self.sessions.get_mut(&link) else { return true };
         let applied = self.frontier.heads.applied();
         let dot = write_set.dot;
-        let last = session.waiting.last_seq(dot.origin).unwrap_or_else(|| applied.seq(dot.origin));
-        if !session.subscribed.contains(&dot.origin) || dot.seq <= last {
+        let last = applied.seq(dot.origin).max(session.waiting.last_seq(dot.origin).unwrap_or(0));
+        if dot.seq <= last {
             self.counters.skipped += 1;
             return false;
         }
@@ -438,14 +500,9 @@ impl<S: Storage> Replica<S> {
             .filter(|(_, s)| s.server_id == server_id)
             .map(|(link, _)| *link)
             .collect();
-        let was_linked = self.is_linked(server_id);
         links
             .into_iter()
             .for_each(|link| self.close(link, "the link is cut by an operator"));
-        if was_linked {
-            self.event(Event::Unlinked { server_id });
-        }
-        self.gossip.changed = true;
         self.answer(tag, Ok(Response::Done));
     }
 

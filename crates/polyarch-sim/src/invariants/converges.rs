@@ -21,8 +21,3 @@ pub fn check(bound_ms: u64, nodes: &[(u32, &Seen)]) -> Checked {
         )),
     }
 }
-
-/// A node that does not come up again, though its disk lost nothing that was synced.
-pub fn not_opened(server_id: u32, why: &str) -> Violation {
-    Violation::new(NAME, format!("node {server_id} does not start: {why}"))
-}

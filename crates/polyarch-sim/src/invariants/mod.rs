@@ -14,6 +14,7 @@ pub mod lww_winner_is_greatest;
 pub mod no_alarm_without_cause;
 pub mod no_lost_sibling;
 pub mod no_resurrection;
+pub mod node_always_starts;
 pub mod nothing_leaves_before_durable;
 pub mod register_shows_unsuperseded;
 pub mod session_never_goes_back;

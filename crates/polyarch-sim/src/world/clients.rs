@@ -30,20 +30,22 @@ const PATIENCE_US: u64 = 4_000_000;
 #[derive(Debug, Clone)]
 pub(super) struct Remembered {
     /// The context as the client holds it.
-    sealed: SealedContext,
+    pub(super) sealed: SealedContext,
     /// The writes it saw.
-    dots: Vec<Dot>,
+    pub(super) dots: Vec<Dot>,
 }
 
 /// A session with the cluster.
 pub(super) struct Client {
     rng: Rng,
-    home: usize,
+    pub(super) home: usize,
     values: u64,
     shown: BTreeMap<RecordKey, VecDeque<Remembered>>,
     token: AppliedSet,
     seen: Seen,
     pending: BTreeMap<u64, Pending>,
+    /// The last answer, for a script to look at.
+    pub(super) answered: Option<Result<Response, Refusal>>,
 }
 
 /// A request on its way.
@@ -67,6 +69,7 @@ impl Client {
             token: AppliedSet::new(),
             seen: Seen::default(),
             pending: BTreeMap::new(),
+            answered: None,
         }
     }
 
@@ -105,6 +108,11 @@ impl World {
         Ok(())
     }
 
+    /// What a client was shown of a key last.
+    pub(super) fn last_shown(&self, client: usize, key: &RecordKey) -> Option<&Remembered> {
+        self.clients[client].shown.get(key).and_then(VecDeque::back)
+    }
+
     fn client_asks(&mut self, client: usize) {
         let action = self.clients[client].rng.weighted(&self.scenario.actions);
         if self.clients[client].rng.chance(self.scenario.switch_permille) {
@@ -133,7 +141,7 @@ impl World {
         self.send_request(client, request, key, kind, intent);
     }
 
-    fn send_request(&mut self, client: usize, request: Request, key: RecordKey, kind: KeyspaceKind, intent: Option<Intent>) {
+    pub(super) fn send_request(&mut self, client: usize, request: Request, key: RecordKey, kind: KeyspaceKind, intent: Option<Intent>) {
         self.requests_made += 1;
         let id = self.requests_made;
         let session = &mut self.clients[client];
@@ -295,7 +303,7 @@ impl World {
     /// Reads what is published, as the real node does.
     fn read(&mut self, at: usize, tag: RequestTag, keyspace: &str, key: &[u8]) -> Result<Result<Response, Refusal>, Violation> {
         let Some(process) = self.nodes[at].process.as_mut() else { return Ok(Err(Refusal::Stopping)) };
-        let catalog = process.replica.catalog().clone();
+        let catalog = process.catalog.clone();
         let Some((id, definition)) = catalog.keyspace(keyspace) else {
             return Ok(Err(Refusal::UnknownKeyspace(keyspace.to_owned())));
         };
@@ -398,6 +406,9 @@ impl World {
         let Some(pending) = self.clients[client].pending.remove(&request) else { return Ok(()) };
         let server_id = self.nodes[pending.at].server_id;
         self.report.operations += 1;
+        if self.phase == Phase::Scripted {
+            self.clients[client].answered = Some(response.result.clone());
+        }
         match response.result {
             Ok(Response::Written(written)) => {
                 self.take_token(client, &written.token)?;

@@ -8,6 +8,9 @@ use super::{Event, Phase, World};
 use crate::invariants::Checked;
 use crate::scenario::Fault;
 
+/// After so many times the faults that a scenario asks for, clients are left alone to finish.
+const FAULTS_MAX_FACTOR: usize = 8;
+
 /// How a process ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
@@ -39,11 +42,13 @@ pub(super) struct Armed {
     pub(super) in_checkpoint: bool,
     /// The power fails some time after the next start.
     pub(super) soon_after_start: bool,
+    /// The state rolled back and has taken no checkpoint since.
+    pub(super) has_rolled_back: bool,
 }
 
 impl World {
     pub(super) fn fault(&mut self) -> Checked {
-        if self.phase != Phase::Safety {
+        if self.phase != Phase::Safety || self.report.fault_count() >= FAULTS_MAX_FACTOR * self.scenario.faults {
             return Ok(());
         }
         let gap_us = self.between(self.scenario.fault_gap_us);
@@ -220,8 +225,11 @@ impl World {
     /// Takes an image of a disk, or puts the one taken before in its place.
     fn set_back(&mut self, at: usize) -> Result<bool, crate::invariants::Violation> {
         let server_id = self.nodes[at].server_id;
+        // Somebody must be left who knows of the cluster at all.
+        let mut others = (0..self.nodes.len()).filter(|other| *other != at);
+        let is_known = others.any(|other| self.history.node(other).durable().seen().missing_of(&self.founding).is_none());
         match self.images[at].take() {
-            Some((image, history)) => {
+            Some((image, history)) if is_known => {
                 self.note(format_args!("node {server_id} is set back to an image of its disk"));
                 self.stop(at, End::Kill)?;
                 self.nodes[at].devices.restore(&image);
@@ -229,7 +237,7 @@ impl World {
                 self.armed[at] = Armed::default();
                 Ok(true)
             }
-            None => {
+            _ => {
                 self.images[at] = Some((self.nodes[at].devices.image(), self.history.node(at).clone()));
                 Ok(false)
             }
@@ -249,7 +257,9 @@ impl World {
         let server_id = self.nodes[at].server_id;
         self.note(format_args!("node {server_id} stops: {how:?}"));
         let rollback = match (how, self.rng.below(10)) {
-            (End::RollBack, _) => Rollback::Flushes(1 + self.rng.index(3)),
+            (End::RollBack, _) if !self.scenario.removes_log => Rollback::Flushes(1 + self.rng.index(3)),
+            // The log reaches back to the checkpoint before last, and no further.
+            (End::RollBack, _) if !std::mem::replace(&mut self.armed[at].has_rolled_back, true) => Rollback::Flushes(1),
             (_, 0..=4) => Rollback::Torn(self.rng.bits()),
             _ => Rollback::Unflushed,
         };
@@ -305,6 +315,7 @@ impl World {
         self.phase = Phase::Liveness { until_us: u64::MAX };
         self.network.unblock_all();
         self.network.extra_delay_us = 0;
+        self.scenario.slow_permille = 0;
         self.release()?;
         for at in 0..self.nodes.len() {
             self.nodes[at].clock.frozen_ms = None;

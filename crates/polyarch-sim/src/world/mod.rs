@@ -7,6 +7,7 @@ mod clients;
 mod faults;
 mod network;
 mod nodes;
+mod scripted;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -29,6 +30,7 @@ use crate::scenario::{Fault, Scenario};
 use crate::trace::{Sink, Trace};
 use clients::Client;
 use network::{Network, Parcel};
+pub use scripted::Replace;
 
 /// The cluster's id in every run.
 const CLUSTER: ClusterId = ClusterId(0x9019_a7c4);
@@ -52,6 +54,8 @@ pub struct Report {
     pub acked: usize,
     /// Write sets applied, over all nodes.
     pub applied: usize,
+    /// Log segments removed.
+    pub segments_removed: usize,
     /// Times a node started.
     pub starts: usize,
     /// Milliseconds of virtual time.
@@ -86,6 +90,8 @@ pub struct World {
     contexts: BTreeMap<RecordKey, Vec<clients::Remembered>>,
     cluster_key: ClusterKey,
     is_founded: bool,
+    /// What the founder had when clients began.
+    founding: Seen,
     dials: BTreeSet<(usize, usize)>,
     images: Vec<Option<(Image, NodeHistory)>>,
     armed: Vec<faults::Armed>,
@@ -111,6 +117,8 @@ enum Phase {
     Founding,
     /// Clients and faults.
     Safety,
+    /// Nothing but what a script says.
+    Scripted,
     /// No more faults: all must become equal.
     Liveness { until_us: u64 },
     /// Over.
@@ -207,6 +215,7 @@ impl World {
             contexts: BTreeMap::new(),
             cluster_key: ClusterKey { id: 1, secret },
             is_founded: false,
+            founding: Seen::default(),
             dials: BTreeSet::new(),
             report: Report::default(),
             requests_made: 0,
@@ -225,18 +234,23 @@ impl World {
     pub fn run(&mut self) -> Result<Report, Violation> {
         self.begin();
         while self.phase != Phase::Done {
-            let Some(((at_us, _), event)) = self.queue.pop_first() else {
-                return Err(Violation::new(converges::NAME, "nothing is left to happen, and the run is not over"));
-            };
-            self.now_us = at_us;
-            self.report.events += 1;
-            if self.now_us > RUN_MAX_US || self.report.events > EVENTS_MAX {
-                let what = format!("no end after {} ms and {} events in {:?}", self.now_us / 1_000, self.report.events, self.phase);
-                return Err(Violation::new(converges::NAME, what));
-            }
-            self.happen(event)?;
+            self.step()?;
         }
         Ok(self.finished_report())
+    }
+
+    /// Lets the next event happen.
+    fn step(&mut self) -> Checked {
+        let Some(((at_us, _), event)) = self.queue.pop_first() else {
+            return Err(Violation::new(converges::NAME, "nothing is left to happen, and the run is not over"));
+        };
+        self.now_us = at_us;
+        self.report.events += 1;
+        if self.now_us > RUN_MAX_US || self.report.events > EVENTS_MAX {
+            let what = format!("no end after {} ms and {} events in {:?}", self.now_us / 1_000, self.report.events, self.phase);
+            return Err(Violation::new(converges::NAME, what));
+        }
+        self.happen(event)
     }
 
     /// What the run did so far.
@@ -311,7 +325,7 @@ impl World {
                 }
             }
             Phase::Liveness { until_us } => self.review_liveness(until_us)?,
-            Phase::Done => {}
+            Phase::Scripted | Phase::Done => {}
         }
         if self.phase != Phase::Done {
             self.after(100_000, Event::Review);
@@ -329,7 +343,12 @@ impl World {
         let is_durable = !process.is_syncing && process.inputs.is_empty();
         if found.len() == KEYSPACES.len() && is_durable {
             self.keyspaces = found;
+            self.founding = self.history.node(0).durable().seen().clone();
             self.is_founded = true;
+            if self.scenario.is_scripted {
+                self.phase = Phase::Scripted;
+                return;
+            }
             self.phase = Phase::Safety;
             self.note(format_args!("clients and faults begin"));
             for client in 0..self.clients.len() {

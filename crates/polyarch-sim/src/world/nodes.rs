@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use polyarch_protocol::client::ClientResponse;
 use polyarch_protocol::peer::{FeedGroup, PeerMessage};
-use polyarch_protocol::{Durability, FeedStep, Input, Limits, LinkId, Output, ReplicaConfig, Storage, Timings};
+use polyarch_protocol::{ChainHeads, Durability, FeedStep, Input, Limits, LinkId, LogSource, Output, ReplicaConfig, Storage, Timings};
 use polyarch_store::{CheckpointConfig, StoreConfig};
 
 use super::faults::End;
@@ -13,7 +13,7 @@ use super::network::Parcel;
 use super::{CLUSTER, Event, KEYSPACES, Phase, World};
 use crate::history::Intent;
 use crate::invariants::{
-    Checked, Violation, applied_once_and_in_order, converges, no_alarm_without_cause, nothing_leaves_before_durable,
+    Checked, Violation, applied_once_and_in_order, no_alarm_without_cause, node_always_starts, nothing_leaves_before_durable,
     register_shows_unsuperseded,
 };
 use crate::node::{LinkEnd, Process, Serving};
@@ -44,7 +44,7 @@ impl World {
                 self.note(format_args!("node {server_id} loses power while it starts: {error}"));
                 return self.stop(at, End::PowerCut);
             }
-            Err(error) => return Err(converges::not_opened(server_id, &error.to_string())),
+            Err(error) => return Err(node_always_starts::violation(server_id, &error.to_string())),
         }
         self.report.starts += 1;
         let Some(process) = &self.nodes[at].process else { return Ok(()) };
@@ -160,6 +160,7 @@ impl World {
                 self.handle(at, Input::Durable(end), None)?;
                 if let Some(process) = self.nodes[at].process_of(boot) {
                     process.published = process.replica.durable_applied().clone();
+                    process.catalog = process.replica.catalog().clone();
                     self.check_published(at)?;
                 }
             }
@@ -195,10 +196,34 @@ impl World {
         self.after(100_000, Event::Tick { at, boot });
         if self.pause_left(at).is_none() {
             self.push_input(at, Input::Tick, None);
+            self.remove_log(at);
             self.dial(at);
             self.serve_waiting(at)?;
         }
         Ok(())
+    }
+
+    /// Removes what every member has, as the real driver does, once all have joined.
+    fn remove_log(&mut self, at: usize) {
+        let nodes = self.nodes.len();
+        let server_id = self.nodes[at].server_id;
+        let Some(process) = self.nodes[at].process.as_mut() else { return };
+        let is_staged = process.replica.storage().staged_end() > process.durable_end;
+        let is_complete = process.replica.catalog().members().count() == nodes;
+        if !self.scenario.removes_log || process.has_failed || is_staged || !is_complete {
+            return;
+        }
+        let mark = process
+            .log
+            .last_mark(&|heads: &ChainHeads| process.replica.all_members_have(heads.applied()));
+        let Some(mark) = mark else { return };
+        // A disk that fails here fails the next sync too.
+        if let Ok(removed) = process.replica.storage_mut().store.remove_log_before(mark.position)
+            && !removed.is_empty()
+        {
+            self.report.segments_removed += removed.len();
+            self.note(format_args!("node {server_id} removes log segments {removed:?}"));
+        }
     }
 
     /// Hands one input to the replica and looks at what it did.
@@ -615,6 +640,7 @@ impl World {
         match done {
             Ok(done) => {
                 let summary = process.replica.storage_mut().store.finish_checkpoint(done);
+                self.armed[at].has_rolled_back = false;
                 self.note(format_args!("node {server_id} has a checkpoint at {}, {} records", summary.position, summary.records));
             }
             Err(_) if self.armed[at].power_cut => return self.stop(at, End::PowerCut),

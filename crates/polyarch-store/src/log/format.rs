@@ -245,12 +245,17 @@ impl FrameHeader {
         u64::from(u32_at(bytes, 4)) == at.offset && u64_at(bytes, 8) == at.segment
     }
 
-    /// Checks the write set, and gives the link of the next frame.
-    pub(crate) fn check(&self, write_set: &[u8]) -> Result<u32, Invalid> {
+    /// Checks the write set.
+    pub(crate) fn check(&self, write_set: &[u8]) -> Result<(), Invalid> {
         match crc32c::crc32c_append(self.header_crc, write_set) == self.frame_crc {
-            true => Ok(self.frame_crc),
+            true => Ok(()),
             false => Err(Invalid("a write set with a wrong checksum")),
         }
+    }
+
+    /// The link of the next frame.
+    pub(crate) fn next_link(&self) -> u32 {
+        self.frame_crc
     }
 
     /// Bytes of the whole frame.

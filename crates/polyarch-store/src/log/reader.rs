@@ -12,6 +12,9 @@ use crate::files::{Files, LogFile};
 /// Bytes read from a file at once, unless a single frame is longer.
 const READ_BYTES_MAX: usize = 1 << 20;
 
+/// Synced groups taken from memory at once, while the appender may wait.
+const BLOCKS_MAX: usize = 256;
+
 /// What the appender tells its readers: the durable log, and nothing else.
 #[derive(Debug)]
 pub(crate) struct Published {
@@ -82,8 +85,8 @@ impl Tail {
         }
     }
 
-    /// Blocks of one segment that follow each other from `from` on, enough to pass `bytes_max`;
-    /// none when `from` is not in the tail.
+    /// Blocks of one segment that follow each other from `from` on, no more than needed to pass
+    /// `bytes_max`; none when `from` is not in the tail.
     fn blocks_from(&self, from: LogPosition, bytes_max: usize) -> Vec<Block> {
         let first = self.blocks.partition_point(|block| block.start <= from);
         let Some(first) = first.checked_sub(1) else {
@@ -98,7 +101,7 @@ impl Tail {
             let skipped = from.offset.saturating_sub(block.start.offset) as usize;
             bytes += block.frames.len() - skipped;
             found.push(Block { start: from.max(block.start), frames: block.frames.slice(skipped..) });
-            if bytes >= bytes_max {
+            if bytes >= bytes_max || found.len() == BLOCKS_MAX {
                 break;
             }
         }

@@ -59,7 +59,8 @@ fn the_bytes_of_a_frame_are_frozen() {
     );
     let header = FrameHeader::decode(bytes.first_chunk().unwrap(), 0xa1b2_c3d4, position(2, 88)).unwrap();
     assert_eq!((header.len, header.synced, header.link), (9, position(1, 4664), 0x1122_3344));
-    assert_eq!(header.check(&bytes[FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + 9]), Ok(link));
+    assert_eq!(header.check(&bytes[FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + 9]), Ok(()));
+    assert_eq!(header.next_link(), link);
     assert_eq!(bytes.len() as u64, frame_bytes(9));
 }
 
@@ -76,7 +77,7 @@ fn a_frame_counts_only_at_its_place_in_its_log() {
 
 #[test]
 fn a_length_beyond_the_limit_is_refused_before_anything_is_read() {
-    let mut bytes = vec![0; FRAME_HEADER_BYTES];
+    let mut bytes = [0; FRAME_HEADER_BYTES];
     bytes[..4].copy_from_slice(&u32::MAX.to_le_bytes());
     bytes[4] = 48;
     bytes[8] = 1;
@@ -369,6 +370,36 @@ fn inspection_tells_all_and_changes_nothing() {
     let LogError::Damaged(damage) = error else { panic!("{error}") };
     assert_eq!((damage.file.as_str(), damage.position.segment), ("0000000002.log", 2));
     assert!(damage.position.offset <= 200, "{damage}");
+}
+
+#[test]
+fn a_reader_follows_the_appender_from_another_thread() {
+    let disk = SimulatedDisk::new(1, 512);
+    let mut life = Life::open(&disk, small_config(), None).unwrap();
+    let (reader, mut next) = (life.log.reader(), life.log.durable_end());
+    let read = std::thread::scope(|scope| {
+        let follower = scope.spawn(move || {
+            let mut read = Vec::new();
+            while read.len() < 2_000 {
+                let batch = reader.clone().read(next, 500).expect("it can be read");
+                next = batch.next;
+                read.extend(batch.write_sets);
+            }
+            read
+        });
+        for _ in 0..200 {
+            life.append_group(10, 100);
+            life.log.sync().unwrap();
+        }
+        follower.join().unwrap()
+    });
+    assert!(read.iter().eq(life.frames.iter().map(|(_, write_set)| write_set)));
+}
+
+#[test]
+fn a_checkpoint_of_nothing_says_nothing() {
+    let disk = SimulatedDisk::new(1, 512);
+    assert!(Log::open(disk, small_config(), Some(LogPosition::default())).is_ok());
 }
 
 #[test]

@@ -67,8 +67,8 @@ impl<L: LogFile> Window<L> {
         Ok(SegmentHeader::decode(self.bytes(0, needed)?))
     }
 
-    /// The frame at a place, with all but its link checked, and its write set.
-    fn frame(&mut self, at: LogPosition, salt: u32) -> Result<Result<(FrameHeader, &[u8], u32), Invalid>, LogError> {
+    /// The frame at a place, with all but its link checked.
+    fn frame(&mut self, at: LogPosition, salt: u32) -> Result<Result<FrameHeader, Invalid>, LogError> {
         let Ok(header) = <&[u8; FRAME_HEADER_BYTES]>::try_from(self.bytes(at.offset, FRAME_HEADER_BYTES)?) else {
             return Ok(Err(Invalid("the end of the file")));
         };
@@ -80,7 +80,7 @@ impl<L: LogFile> Window<L> {
         if write_set.len() != header.len {
             return Ok(Err(Invalid("a frame cut short by the end of the file")));
         }
-        Ok(header.check(write_set).map(|link| (header, write_set, link)))
+        Ok(header.check(write_set).map(|()| header))
     }
 
     /// The first frame at or behind `from` whose header is valid and accepted.
@@ -183,6 +183,8 @@ pub(crate) enum Outline {
 
 /// Reads the headers of all segments.
 pub(crate) fn outline<F: Files>(files: &F, known_synced: Option<LogPosition>) -> Result<Outline, LogError> {
+    // The position before all that ever was says nothing.
+    let known_synced = known_synced.filter(|synced| *synced > LogPosition::default());
     let numbers = segment_numbers(files)?;
     let Some((&first, &last)) = numbers.first().zip(numbers.last()) else {
         return match known_synced {
@@ -334,12 +336,12 @@ impl<F: Files> Walk<F> {
             self.told = true;
             return Ok(Step::Segment(&self.segments[self.index]));
         }
-        let (header, link) = loop {
+        let header = loop {
             let found = match self.window.frame(self.at, self.salt)? {
-                Ok((header, _, _)) if header.link != self.link && !self.leap => {
+                Ok(header) if header.link != self.link && !self.leap => {
                     Invalid("a frame that does not follow the one before it")
                 }
-                Ok((header, _, link)) => break (header, link),
+                Ok(header) => break header,
                 Err(found) => found,
             };
             if self.leap
@@ -354,7 +356,7 @@ impl<F: Files> Walk<F> {
             }
         };
         let at = self.at;
-        self.link = link;
+        self.link = header.next_link();
         self.synced = self.synced.max(header.synced);
         self.at.offset += header.frame_bytes();
         Ok(Step::Frame(Frame {

@@ -141,10 +141,11 @@ impl Dev {
         let mut text = format!("# Wrote {} to {}\n", self.described(), self.making.dir.display());
         for id in 1..=self.nodes {
             let config = shell_word(&self.path(&format!("node-{id}.toml")));
+            let log = shell_word(&self.path(&format!("node-{id}.log")));
             let verb = if id == 1 { "init" } else { "join" };
-            // Writing to a String does not fail.
-            let _ = writeln!(text, "{program} {verb} --config {config} && {program} serve --config {config} &");
-            let _ = writeln!(text, "sleep 1");
+            // Writing to a String does not fail. A join waits until the member that it asks is up.
+            let _ = writeln!(text, "{program} {verb} --config {config}");
+            let _ = writeln!(text, "{program} serve --config {config} 2>>{log} &");
         }
         let _ = writeln!(text, "export POLYARCH_PROFILE={}", shell_word(&self.path("client.toml")));
         let _ = writeln!(text, "{program} keyspace create notes --kind mv");

@@ -78,7 +78,7 @@ impl Mutation {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(10000))]
+    #![proptest_config(ProptestConfig::with_cases(600))]
 
     /// With a checkpoint at the end nothing is lost in silence, whatever happens to the files.
     #[test]

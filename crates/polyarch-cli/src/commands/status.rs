@@ -1,0 +1,138 @@
+//! `polyarch status`: how nodes are, and whether they are equal.
+
+use clap::Args;
+use polyarch_client::{NodeAddress, PeerView, StatusView};
+
+use crate::connection::{Connection, ConnectionArguments};
+use crate::failure::Failure;
+use crate::json::{NoStatusObject, StatusObject};
+use crate::terminal::Output;
+
+/// Show how a node is: what it has applied, its links, and its counters
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Asks any node of the profile, the one of --node, or each with --all. With --json, one object for each node asked:
+  {\"node\", \"cluster_id\", \"server_id\", \"version\", \"writes_refused\", \"applied\": [GTID..], \"digest\",
+   \"peers\": [{\"server_id\", \"addresses\", \"linked\", \"cut\", \"behind\", \"ahead\", \"equal\", \"clock_offset_ms\"}],
+   \"counters\": {\"written\", \"received\", \"skipped\", \"conflicts\", \"syncs\", \"log_bytes\", \"checkpoints\",
+                \"link_bytes_sent\", \"link_bytes_received\"}}
+\"node\" is the address that was named. Of a node that does not answer, --all prints {\"node\", \"error\"}, goes on, and
+ends with exit status 4. Nodes that have applied the same show the same \"applied\" and \"digest\".
+
+Examples:
+  polyarch status --node 127.0.0.1:7401
+  polyarch status --all --json | jq -c '[.server_id, .digest]'")]
+pub(crate) struct Status {
+    /// Ask each node of the profile
+    #[arg(long, conflicts_with = "node")]
+    all: bool,
+    /// Print JSON lines
+    #[arg(long)]
+    json: bool,
+}
+
+impl Status {
+    pub(crate) fn run(self, connection: ConnectionArguments) -> Result<(), Failure> {
+        connection.run(async |connection| match self.all {
+            true => self.of_all(connection).await,
+            false => self.of_one(connection).await,
+        })
+    }
+
+    async fn of_one(&self, connection: &Connection) -> Result<(), Failure> {
+        let status = connection.client.status().await?;
+        let node = connection.nodes.first().filter(|_| connection.is_picked);
+        let mut output = Output::stdout();
+        self.print(node, &status, &mut output)?;
+        output.flush()
+    }
+
+    async fn of_all(&self, connection: &Connection) -> Result<(), Failure> {
+        let asked = connection.nodes.iter().map(|node| (node, connection.client.clone()));
+        let asking: Vec<_> = asked
+            .map(|(node, client)| {
+                let node = node.clone();
+                tokio::spawn(async move { client.status_of(&node).await })
+            })
+            .collect();
+        let (mut statuses, mut silent) = (Vec::new(), Vec::new());
+        let mut output = Output::stdout();
+        for (node, answer) in connection.nodes.iter().zip(asking) {
+            match answer.await.expect("asking neither panics nor is aborted") {
+                Ok(status) => {
+                    self.print(Some(node), &status, &mut output)?;
+                    statuses.push(status);
+                }
+                Err(error) => {
+                    match self.json {
+                        true => output.json(&NoStatusObject { node: node.as_str(), error: &error.to_string() })?,
+                        false => output.line(format_args!("{node}: {error}\n"))?,
+                    }
+                    silent.push(error);
+                }
+            }
+        }
+        if !self.json {
+            output.line(verdict(&statuses))?;
+        }
+        output.flush()?;
+        match silent.into_iter().next() {
+            None => Ok(()),
+            Some(error) => Err(error.into()),
+        }
+    }
+
+    fn print(&self, node: Option<&NodeAddress>, status: &StatusView, output: &mut Output) -> Result<(), Failure> {
+        if self.json {
+            return output.json(&StatusObject::of(node, status));
+        }
+        let address = node.map(|node| format!(" at {node}")).unwrap_or_default();
+        let writes = status.writes_refused.as_ref().map_or("accepted".to_owned(), |why| format!("REFUSED: {why}"));
+        let applied: Vec<String> = status.applied.iter().map(ToString::to_string).collect();
+        let write_sets: u64 = status.applied.iter().map(|dot| dot.seq).sum();
+        let c = &status.counters;
+        output.line(format_args!("node {}{address}, polyarch {}", status.server_id, status.version))?;
+        output.line(format_args!("  cluster   {}", status.cluster_id))?;
+        output.line(format_args!("  writes    {writes}"))?;
+        output.line(format_args!("  applied   {write_sets} write sets: {}", applied.join(", ")))?;
+        output.line(format_args!("  digest    {}", status.digest))?;
+        output.line(format_args!(
+            "  counters  {} written, {} received, {} skipped, {} conflicts, {} syncs, {} checkpoints",
+            c.written, c.received, c.skipped, c.conflicts, c.syncs, c.checkpoints
+        ))?;
+        output.line(format_args!(
+            "  bytes     {} to the log, {} sent to members, {} received",
+            c.log_bytes, c.link_bytes_sent, c.link_bytes_received
+        ))?;
+        status.peers.iter().try_for_each(|peer| output.line(format_args!("  member {}", described(peer))))?;
+        output.line("")
+    }
+}
+
+fn described(peer: &PeerView) -> String {
+    let link = match (peer.cut, peer.linked) {
+        (true, _) => "link cut",
+        (false, true) => "linked",
+        (false, false) => "NOT LINKED",
+    };
+    let difference = match (peer.behind, peer.ahead, peer.equal) {
+        (_, _, Some(true)) => "equal".to_owned(),
+        (_, _, Some(false)) => "DIFFERENT DIGEST at equal applied-sets".to_owned(),
+        (0, 0, None) => "not known to differ".to_owned(),
+        (behind, ahead, None) => format!("has {behind} write sets more, lacks {ahead}"),
+    };
+    let clock = peer.clock_offset_ms.map(|offset| format!(", clock {offset:+} ms")).unwrap_or_default();
+    format!("{}  {link}, {difference}{clock}  ({})", peer.server_id, peer.addresses.join(", "))
+}
+
+/// What the nodes that answered have in common.
+fn verdict(statuses: &[StatusView]) -> String {
+    let nodes = statuses.len();
+    let equal = |part: fn(&StatusView, &StatusView) -> bool| statuses.windows(2).all(|pair| part(&pair[0], &pair[1]));
+    match (equal(|a, b| a.applied == b.applied), equal(|a, b| a.digest == b.digest)) {
+        _ if nodes < 2 => format!("{nodes} answered"),
+        (true, true) => format!("all {nodes} that answered are equal"),
+        (true, false) => format!("ALARM: the {nodes} that answered have applied the same and their digests differ"),
+        (false, _) => format!("the {nodes} that answered are not equal yet"),
+    }
+}

@@ -1,0 +1,160 @@
+//! A length is a claim: no reader allocates for what it has not been sent.
+//!
+//! In a binary of its own, since it counts allocations through the global allocator.
+#![allow(unsafe_code, reason = "a global allocator cannot be written without it")]
+
+#[path = "support/messages.rs"]
+mod messages;
+#[path = "support/samples.rs"]
+mod samples;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use bytes::Bytes;
+use polyarch_protocol::WriteSet;
+use polyarch_protocol::catalog::SystemRecord;
+use polyarch_protocol::client::{ClientRequest, ClientResponse};
+use polyarch_protocol::peer::{FeedGroup, PeerMessage};
+use proptest::prelude::*;
+use messages::{cases, mutated, peer_message, postcard_number, request, response, write_set};
+
+/// What a reader asks for before it knows better.
+const BYTES_AHEAD_MAX: usize = 16 << 10;
+/// What it may hold at once for each byte that was sent: items are wider in memory than in postcard.
+const BYTES_PER_BYTE_SENT_MAX: usize = 48;
+
+struct Watching;
+
+thread_local! {
+    static LIVE: Cell<isize> = const { Cell::new(0) };
+    static PEAK: Cell<isize> = const { Cell::new(0) };
+}
+
+fn note(bytes: isize) {
+    LIVE.set(LIVE.get() + bytes);
+    PEAK.set(PEAK.get().max(LIVE.get()));
+}
+
+// SAFETY: every call is handed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Watching {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        note(layout.size() as isize);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, allocated: *mut u8, layout: Layout) {
+        note(-(layout.size() as isize));
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(allocated, layout) }
+    }
+
+    unsafe fn realloc(&self, allocated: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // Both are there while it is copied.
+        note(size as isize);
+        note(-(layout.size() as isize));
+        // SAFETY: the caller's promise.
+        unsafe { System.realloc(allocated, layout, size) }
+    }
+}
+
+#[global_allocator]
+static WATCHING: Watching = Watching;
+
+/// The most that this thread held at once within `read`, beyond what it held before.
+fn peak<T>(read: impl FnOnce() -> T) -> usize {
+    let before = LIVE.get();
+    PEAK.set(before);
+    let _ = read();
+    (PEAK.get() - before) as usize
+}
+
+/// The reader that holds most for these bytes, whatever their kind byte says.
+fn greatest(bytes: &[u8]) -> (&'static str, usize) {
+    let of = |kind: u8| [&[kind], bytes.get(1..).unwrap_or_default()].concat();
+    let feed = Bytes::from(of(b'F'));
+    let (peer, request, response, record, write_set) = (of(b'P'), of(b'Q'), of(b'A'), of(b'S'), of(b'W'));
+    let peaks = [
+        ("peer message", peak(|| PeerMessage::decode(&peer))),
+        ("request", peak(|| ClientRequest::decode(&request))),
+        ("response", peak(|| ClientResponse::decode(&response))),
+        ("system record", peak(|| SystemRecord::decode(&record))),
+        ("write set", peak(|| WriteSet::decode(&write_set))),
+        ("dot", peak(|| WriteSet::peek_dot(&write_set))),
+        ("feed group", peak(|| FeedGroup::decode(&feed))),
+    ];
+    peaks.into_iter().max_by_key(|(_, peak)| *peak).expect("there are some")
+}
+
+fn check(bytes: &[u8]) -> Result<(), TestCaseError> {
+    let (reader, held) = greatest(bytes);
+    let max = BYTES_AHEAD_MAX + bytes.len() * BYTES_PER_BYTE_SENT_MAX;
+    prop_assert!(held <= max, "{} held {} bytes for {}", reader, held, bytes.len());
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(cases(1_000))]
+
+    #[test]
+    fn no_reader_allocates_for_a_length_that_is_only_claimed(
+        peer in mutated(peer_message().prop_map(|m| m.encode())),
+        write_set in mutated(write_set().prop_map(|w| w.encode().to_vec())),
+        request in mutated(request().prop_map(|r| r.encode())),
+        response in mutated(response().prop_map(|r| r.encode())),
+        random in prop::collection::vec(any::<u8>(), 0..200),
+    ) {
+        for bytes in [peer, write_set, request, response, random] {
+            check(&bytes)?;
+        }
+    }
+}
+
+#[test]
+fn a_claim_of_2_to_the_60_items_costs_nothing_wherever_it_stands() {
+    for at in 0..40 {
+        for fill in [0, 1, 2, 3] {
+            let bytes = [&[0, 1], &vec![fill; at][..], &postcard_number(1 << 60)].concat();
+            check(&bytes).expect("it costs nothing");
+        }
+    }
+}
+
+/// The densest messages: a million items of as few bytes as can be.
+#[test]
+fn many_small_items_cost_a_small_multiple_of_what_was_sent() {
+    let mib = 1 << 20;
+    let dense = |head: &[u8], item: &dyn Fn(u64) -> Vec<u8>| {
+        let mut items = Vec::new();
+        let mut count = 0;
+        while items.len() < mib {
+            items.extend(item(count));
+            count += 1;
+        }
+        [head, &postcard_number(count), &items].concat()
+    };
+    let origin = |i: u64| [postcard_number(1 + i), vec![0, 1]].concat();
+    let messages = [
+        ("heartbeat's applied-set", dense(&[b'P', 1, 1], &origin)),
+        ("heartbeat's links", dense(&[b'P', 1, 1, 0, 0, 0], &|_| vec![1])),
+        ("write set's dependencies", dense(&[b'W', 1, 1, 1, 2, 0, 1], &origin)),
+        ("write set's changes", dense(&[b'W', 1, 1, 1, 2, 0, 1, 0], &|_| vec![0; 8])),
+        ("change's dots", dense(&[b'W', 1, 1, 1, 2, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0], &|_| vec![1, 0, 1])),
+        ("request's changes", dense(&[b'Q', 1, 1, 0, 0, 1], &|_| vec![0; 4])),
+        ("member's addresses", dense(&[b'S', 1, 0, 1], &|_| vec![0])),
+        ("page's records", dense(&[b'A', 1, 1, 0, 2], &|_| vec![0; 3])),
+    ];
+    for (what, bytes) in messages {
+        let (reader, held) = greatest(&bytes);
+        println!("{what}: {reader} holds {:.1} times what was sent", held as f64 / bytes.len() as f64);
+        assert!(held <= BYTES_AHEAD_MAX + bytes.len() * BYTES_PER_BYTE_SENT_MAX, "{what}: {held}");
+    }
+}
+
+#[test]
+fn the_watch_sees_what_an_honest_reader_allocates() {
+    let write_set = samples::write_set_samples().swap_remove(0).1;
+    let bytes = write_set.encode();
+    assert!(peak(|| WriteSet::decode(&bytes)) >= bytes.len() / 2);
+}

@@ -1,0 +1,258 @@
+//! Bytes from outside: whatever they are, they are read or refused, and a replica outlives them.
+
+#[path = "support/messages.rs"]
+mod messages;
+#[path = "support/samples.rs"]
+mod samples;
+mod support;
+
+use bytes::Bytes;
+use polyarch_crdt::{AppliedSet, Dot, Origin};
+use polyarch_protocol::catalog::SystemRecord;
+use polyarch_protocol::client::{ClientRequest, ClientResponse, Supersede};
+use polyarch_protocol::limits::wire;
+use polyarch_protocol::peer::{FeedGroup, Hello, PeerMessage};
+use polyarch_protocol::{FeedStep, Input, LinkId, WriteSet, WriteSetError};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use messages::{
+    applied, cases, feed_group, mutated, peer_message, postcard_number, request, response, system_record, write_set,
+};
+use support::{CLUSTER, Node, foreign};
+
+/// What is read is written as something that reads the same.
+fn check<T: PartialEq + std::fmt::Debug, E>(
+    bytes: &[u8],
+    decode: impl Fn(&[u8]) -> Result<T, E>,
+    encode: impl Fn(&T) -> Vec<u8>,
+) -> Result<(), TestCaseError> {
+    if let Ok(read) = decode(bytes) {
+        let again = decode(&encode(&read)).ok();
+        prop_assert_eq!(again, Some(read));
+    }
+    Ok(())
+}
+
+fn check_all(bytes: &[u8]) -> Result<(), TestCaseError> {
+    check(bytes, PeerMessage::decode, PeerMessage::encode)?;
+    check(bytes, ClientRequest::decode, ClientRequest::encode)?;
+    check(bytes, ClientResponse::decode, ClientResponse::encode)?;
+    check(bytes, SystemRecord::decode, |r| r.encode().to_vec())?;
+    check(bytes, WriteSet::decode, |w| w.encode().to_vec())?;
+    check(bytes, |b| FeedGroup::decode(&Bytes::copy_from_slice(b)), FeedGroup::encode)?;
+    if let Ok(write_set) = WriteSet::decode(bytes) {
+        prop_assert_eq!(WriteSet::peek_dot(bytes), Ok(write_set.dot));
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(cases(1_000))]
+
+    #[test]
+    fn each_message_is_read_as_it_was_written(
+        peer in peer_message(), group in feed_group(), write_set in write_set(),
+        request in request(), response in response(), record in system_record(),
+    ) {
+        prop_assert_eq!(PeerMessage::decode(&peer.encode()), Ok(peer));
+        prop_assert_eq!(FeedGroup::decode(&group.encode().into()), Ok(group));
+        prop_assert_eq!(WriteSet::decode(&write_set.encode()), Ok(write_set));
+        prop_assert_eq!(ClientRequest::decode(&request.encode()), Ok(request));
+        prop_assert_eq!(ClientResponse::decode(&response.encode()), Ok(response));
+        prop_assert_eq!(SystemRecord::decode(&record.encode()), Ok(record));
+    }
+
+    #[test]
+    fn random_bytes_are_read_or_refused(
+        kind in prop::sample::select(&b"PFQASW"[..]), version in 0..3_u8, body in vec(any::<u8>(), 0..80),
+    ) {
+        check_all(&[&[kind, version], &body[..]].concat())?;
+        check_all(&body)?;
+    }
+
+    #[test]
+    fn mutated_messages_are_read_or_refused(
+        peer in mutated(peer_message().prop_map(|m| m.encode())),
+        group in mutated(feed_group().prop_map(|g| g.encode())),
+        write_set in mutated(write_set().prop_map(|w| w.encode().to_vec())),
+        request in mutated(request().prop_map(|r| r.encode())),
+        response in mutated(response().prop_map(|r| r.encode())),
+        record in mutated(system_record().prop_map(|r| r.encode().to_vec())),
+    ) {
+        for bytes in [peer, group, write_set, request, response, record] {
+            check_all(&bytes)?;
+        }
+    }
+}
+
+#[test]
+fn a_write_set_beyond_a_rule_of_the_format_is_refused() {
+    let good = foreign(Dot::new(Origin::new(2, 9), 2), &[], "x");
+    assert_eq!(WriteSet::decode(&good.encode()).as_ref(), Ok(&good));
+    type Break = fn(&mut WriteSet);
+    let breaks: [(&str, Break); 9] = [
+        ("seq 0", |w| w.dot.seq = 0),
+        ("server id 0", |w| w.dot.origin.server_id = 0),
+        ("only the first is whole", |w| w.dot.seq = 1),
+        ("it depends on itself", |w| {
+            let own: AppliedSet = [Dot::new(w.dot.origin, 1)].into_iter().collect();
+            w.dependencies = polyarch_protocol::Dependencies::Changed(own);
+        }),
+        ("no changes", |w| w.changes.clear()),
+        ("a key too long", |w| w.changes[0].key = vec![0; wire::KEY_BYTES_MAX + 1].into()),
+        ("a field too long", |w| w.changes[0].field = "f".repeat(wire::FIELD_BYTES_MAX + 1).as_str().into()),
+        ("it supersedes itself", |w| w.changes[0].supersedes.push(w.dot)),
+        ("one field twice", |w| w.changes.push(w.changes[0].clone())),
+    ];
+    for (what, broken) in breaks {
+        let mut write_set = good.clone();
+        broken(&mut write_set);
+        let refused = WriteSet::decode(&write_set.encode());
+        assert!(matches!(refused, Err(WriteSetError::Malformed(_))), "{what}: {refused:?}");
+    }
+    let mut many = good.clone();
+    let change = |i: usize| polyarch_protocol::Change {
+        key: i.to_be_bytes().to_vec().into(),
+        ..good.changes[0].clone()
+    };
+    many.changes = (0..wire::CHANGES_MAX).map(change).collect();
+    assert!(WriteSet::decode(&many.encode()).is_ok());
+    many.changes.push(change(wire::CHANGES_MAX));
+    assert!(WriteSet::decode(&many.encode()).is_err());
+    let mut long = good;
+    long.changes[0].effect = polyarch_protocol::Effect::Put(vec![0; wire::WRITE_SET_BYTES_MAX].into());
+    assert!(matches!(WriteSet::decode(&long.encode()), Err(WriteSetError::TooLong { .. })));
+}
+
+#[test]
+fn lengths_of_a_feed_group_must_add_up() {
+    let group = |lens: &[u32], body: &[u8]| {
+        let mut bytes = vec![b'F', 1, 0, 0, 0, 0, 0, 0, 0, 0];
+        lens.iter().for_each(|len| bytes.extend_from_slice(&len.to_le_bytes()));
+        bytes.extend_from_slice(body);
+        FeedGroup::decode(&bytes.into())
+    };
+    assert!(group(&[3], b"abc").is_ok());
+    for (lens, body) in [(&[0][..], &b""[..]), (&[4], b"abc"), (&[2], b"abc"), (&[u32::MAX], b"abc"), (&[3, 1], b"abc")] {
+        assert!(group(lens, body).is_err(), "{lens:?}");
+    }
+    assert!(FeedGroup::decode(&Bytes::from_static(b"F\x01\x00\x00")).is_err());
+}
+
+#[test]
+fn a_request_with_an_absurd_token_is_refused() {
+    let mut request = samples::request_samples().swap_remove(0).1;
+    request.token = Some(vec![1; wire::TOKEN_BYTES_MAX].into());
+    assert!(ClientRequest::decode(&request.encode()).is_ok());
+    request.token = Some(vec![1; wire::TOKEN_BYTES_MAX + 1].into());
+    assert!(ClientRequest::decode(&request.encode()).is_err());
+}
+
+/// What a hostile member may do to a node, certificate and all.
+#[derive(Debug, Clone)]
+enum Blow {
+    Meet(u64, u32),
+    Hello(u64, u32),
+    Lost(u64),
+    Say(u64, PeerMessage),
+    Claim(u64, AppliedSet),
+    Feed(u64, Vec<Vec<u8>>),
+    FeedNext(u64, Origin, u8),
+    Write(u8),
+    Sync,
+    Wait(u8),
+}
+
+fn blow() -> impl Strategy<Value = Blow> {
+    let link = 1..4_u64;
+    let member = 1..5_u32;
+    let write_sets = || vec(mutated(write_set().prop_map(|w| w.encode().to_vec())), 0..4);
+    prop_oneof![
+        3 => (link.clone(), member.clone()).prop_map(|(link, id)| Blow::Meet(link, id)),
+        1 => (link.clone(), member).prop_map(|(link, id)| Blow::Hello(link, id)),
+        1 => link.clone().prop_map(Blow::Lost),
+        4 => (link.clone(), peer_message()).prop_map(|(link, message)| Blow::Say(link, message)),
+        4 => (link.clone(), applied()).prop_map(|(link, applied)| Blow::Claim(link, applied)),
+        4 => (link.clone(), write_sets()).prop_map(|(link, bytes)| Blow::Feed(link, bytes)),
+        6 => (link, messages::origin(), any::<u8>()).prop_map(|(link, origin, with)| Blow::FeedNext(link, origin, with)),
+        2 => any::<u8>().prop_map(Blow::Write),
+        2 => Just(Blow::Sync),
+        2 => any::<u8>().prop_map(Blow::Wait),
+    ]
+}
+
+fn strike(node: &mut Node, blow: Blow) {
+    match blow {
+        Blow::Meet(link, server_id) => {
+            // A driver never uses a link's number again.
+            node.handle(Input::LinkDown(LinkId(link)));
+            node.meet(link, server_id);
+        }
+        Blow::Hello(link, server_id) => node.hear(
+            link,
+            PeerMessage::Hello(Hello {
+                cluster_id: Some(CLUSTER),
+                server_id,
+                boot_id: 1,
+            }),
+        ),
+        Blow::Lost(link) => node.handle(Input::LinkDown(LinkId(link))),
+        Blow::Say(link, message) => node.hear(link, message),
+        Blow::Claim(link, applied) => node.hear_applied(link, &applied.iter().collect::<Vec<_>>()),
+        Blow::Feed(link, bytes) => node.feed_bytes(link, bytes.into_iter().map(Bytes::from).collect()),
+        Blow::FeedNext(link, origin, with) => {
+            let next = Dot::new(origin, node.applied().seq(origin) + 1 + u64::from(with % 16 == 0));
+            let other = Dot::new(Origin::new(1 + u32::from(with % 4), 1 + u32::from(with % 3)), u64::from(with % 5));
+            let needs: Vec<Dot> = Some(other).into_iter().filter(|d| d.origin != origin && d.seq > 0).collect();
+            node.feed(link, &[foreign(next, &needs, "x")]);
+        }
+        Blow::Write(key) => {
+            let _ = node.put_over(&format!("k{}", key % 3), "v", Supersede::Held);
+        }
+        Blow::Sync => node.sync(),
+        Blow::Wait(times) => node.run_ms(u64::from(times) * 20),
+    }
+    // Whoever subscribed is served, whatever was asked for.
+    for feed in node.feeds.values_mut() {
+        for _ in 0..50 {
+            if feed.poll(node.replica.storage(), 1_000) == FeedStep::Idle {
+                break;
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(300))]
+
+    #[test]
+    fn a_replica_outlives_a_hostile_member(blows in vec(blow(), 1..60)) {
+        let mut node = Node::founded(1);
+        for blow in blows {
+            strike(&mut node, blow);
+        }
+        node.settle();
+        let mut log = AppliedSet::new();
+        for write_set in node.replica.storage().write_sets() {
+            prop_assert!(log.includes_all(write_set.dependencies.applied()));
+            log.add(write_set.dot);
+        }
+        prop_assert_eq!(&log, &node.applied());
+        prop_assert!(node.put("k", "still writable").is_ok());
+        let (_, replayed) = node.replica.storage().crash();
+        prop_assert_eq!(&replayed, node.replica.frontier());
+        prop_assert!(node.sent.len() < 3_000, "{} messages", node.sent.len());
+    }
+}
+
+#[test]
+fn a_claim_of_absurd_length_is_refused() {
+    for number in [1 << 20, 1 << 32, 1 << 60, u64::MAX] {
+        for kind in b"PQASW" {
+            for at in 0..12 {
+                let bytes = [&[*kind, 1], &vec![1; at][..], &postcard_number(number)].concat();
+                let _ = check_all(&bytes);
+            }
+        }
+    }
+}

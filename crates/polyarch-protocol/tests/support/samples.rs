@@ -1,0 +1,312 @@
+//! One named sample of each kind of message: what the fixtures hold. Their values are as frozen as
+//! the format.
+#![allow(dead_code, reason = "each test binary compiles all of this and uses its own part")]
+
+use bytes::Bytes;
+use polyarch_crdt::{AppliedSet, ClusterKey, Dot, FieldPath, Hlc, Origin, SealedContext};
+use polyarch_protocol::catalog::{KeyspaceDefinition, KeyspaceKind, Member, MemberStatus, SystemRecord};
+use polyarch_protocol::client::{
+    ClientRequest, ClientResponse, CountersView, KeyspaceView, PeerView, RecordView, Refusal, Request, Response, ScanRequest, SiblingView,
+    StatusView, Supersede, WriteChange, WriteRequest, Written,
+};
+use polyarch_protocol::peer::{ClusterId, FeedGroup, Heartbeat, Hello, PeerMessage, Refuse, RefuseReason, Subscribe};
+use polyarch_protocol::{Change, ChainHash, ChainHead, Dependencies, Effect, KeyspaceId, WriteSet};
+
+const O: Origin = Origin::new(3, 0x9f2c_01ab);
+
+fn sample_dot(seq: u64) -> Dot {
+    Dot::new(O, seq)
+}
+
+fn sample_id() -> KeyspaceId {
+    KeyspaceId {
+        dot: Dot::new(Origin::new(1, 7), 2),
+        index: 1,
+    }
+}
+
+fn sample_applied() -> AppliedSet {
+    [Dot::new(Origin::new(1, 7), 300), sample_dot(42)].into_iter().collect()
+}
+
+fn sample_record() -> RecordView {
+    RecordView {
+        siblings: vec![SiblingView {
+            dot: sample_dot(42),
+            hlc: Hlc::new(1_764_950_400_000, 3),
+            value: Bytes::from_static(b"value"),
+        }],
+        context: Some(SealedContext::from_bytes(vec![1, 2, 3])),
+    }
+}
+
+pub(crate) fn status(applied: Vec<Dot>) -> StatusView {
+    StatusView {
+        cluster_id: "c1a5".to_owned(),
+        server_id: 3,
+        version: "0.1.0".to_owned(),
+        writes_refused: Some("why".to_owned()),
+        applied,
+        digest: "d1".to_owned(),
+        peers: vec![PeerView {
+            server_id: 1,
+            addresses: vec!["db1:7400".to_owned()],
+            linked: true,
+            cut: false,
+            behind: 4,
+            ahead: 500,
+            equal: Some(false),
+            clock_offset_ms: Some(-7),
+        }],
+        counters: CountersView {
+            written: 1,
+            received: 2,
+            skipped: 3,
+            conflicts: 4,
+            syncs: 5,
+            log_bytes: 600,
+            checkpoints: 7,
+            link_bytes_sent: 8,
+            link_bytes_received: 9,
+        },
+    }
+}
+
+pub(crate) fn peer_samples() -> Vec<(&'static str, PeerMessage)> {
+    let hello = |cluster_id| {
+        PeerMessage::Hello(Hello {
+            cluster_id,
+            server_id: 3,
+            boot_id: 1 << 100,
+        })
+    };
+    let refuse = |reason| {
+        PeerMessage::Refuse(Refuse {
+            subscription: 300,
+            origin: O,
+            reason,
+        })
+    };
+    vec![
+        ("hello", hello(Some(ClusterId(0xc1a5)))),
+        ("hello-joining", hello(None)),
+        (
+            "heartbeat",
+            PeerMessage::Heartbeat(Heartbeat {
+                applied: sample_applied(),
+                digest: Some(0xd1 << 64),
+                clock_ms: 1_764_950_400_000,
+                linked: vec![1, 2],
+                paused: vec![O],
+            }),
+        ),
+        (
+            "subscribe",
+            PeerMessage::Subscribe(Subscribe {
+                subscription: 2,
+                origins: vec![(
+                    O,
+                    ChainHead {
+                        seq: 42,
+                        hash: ChainHash([0xab; 32]),
+                    },
+                )],
+            }),
+        ),
+        ("refuse-fork", refuse(RefuseReason::Fork(sample_dot(42)))),
+        ("refuse-log-removed", refuse(RefuseReason::LogRemoved)),
+        ("refuse-log-unreadable", refuse(RefuseReason::LogUnreadable)),
+    ]
+}
+
+pub(crate) fn feed_samples() -> Vec<(&'static str, FeedGroup)> {
+    let group = |write_sets: &[&'static [u8]]| FeedGroup {
+        subscription: 0x0102,
+        write_sets: write_sets.iter().map(|bytes| Bytes::from_static(bytes)).collect(),
+    };
+    vec![("empty", group(&[])), ("two", group(&[b"one", b"twotwo"]))]
+}
+
+pub(crate) fn write_set_samples() -> Vec<(&'static str, WriteSet)> {
+    let change = |key: &'static [u8], field: &str, effect| Change {
+        keyspace: sample_id(),
+        key: Bytes::from_static(key),
+        field: FieldPath::from(field),
+        supersedes: vec![Dot::new(Origin::new(1, 7), 300)],
+        effect,
+    };
+    let of = |seq, dependencies, changes| WriteSet {
+        dot: sample_dot(seq),
+        hlc: Hlc::new(1_764_950_400_000, 3),
+        dependencies,
+        changes,
+    };
+    let applied: AppliedSet = [Dot::new(Origin::new(1, 7), 300)].into_iter().collect();
+    let whole = Dependencies::Whole {
+        predecessor: Some(Dot::new(Origin::new(3, 1), 9)),
+        applied: applied.clone(),
+    };
+    let put = change(b"key", "", Effect::Put(Bytes::from_static(b"value")));
+    let first = Dependencies::Whole {
+        predecessor: None,
+        applied: AppliedSet::new(),
+    };
+    vec![
+        ("founding", of(1, first, vec![put.clone()])),
+        ("whole", of(1, whole, vec![put.clone()])),
+        ("changed", of(42, Dependencies::Changed(applied), vec![put, change(b"key", "/a", Effect::Delete)])),
+    ]
+}
+
+pub(crate) fn system_samples() -> Vec<(&'static str, SystemRecord)> {
+    let keyspace = |kind| {
+        SystemRecord::Keyspace(KeyspaceDefinition {
+            name: "users".to_owned(),
+            kind,
+            created: Hlc::new(1_764_950_400_000, 3),
+        })
+    };
+    vec![
+        (
+            "member",
+            SystemRecord::Member(Member {
+                server_id: 3,
+                addresses: vec!["db3:7400".to_owned()],
+                status: MemberStatus::Active,
+            }),
+        ),
+        ("keyspace-lww", keyspace(KeyspaceKind::Lww)),
+        ("keyspace-mv", keyspace(KeyspaceKind::Mv)),
+        (
+            "cluster-key",
+            SystemRecord::ClusterKey(ClusterKey {
+                id: 1,
+                secret: [0xcd; 32],
+            }),
+        ),
+    ]
+}
+
+pub(crate) fn request_samples() -> Vec<(&'static str, ClientRequest)> {
+    let of = |request| ClientRequest {
+        id: 300,
+        wait_ms: 5_000,
+        token: Some(Bytes::from_static(b"token")),
+        request,
+    };
+    let change = |put: Option<&'static [u8]>, supersede| WriteChange {
+        keyspace: "users".to_owned(),
+        key: Bytes::from_static(b"key"),
+        put: put.map(Bytes::from_static),
+        supersede,
+    };
+    let write = |change| of(Request::Write(WriteRequest { changes: vec![change] }));
+    vec![
+        (
+            "get",
+            of(Request::Get {
+                keyspace: "users".to_owned(),
+                key: Bytes::from_static(b"key"),
+            }),
+        ),
+        ("put-held", write(change(Some(b"value"), Supersede::Held))),
+        ("put-nothing", write(change(Some(b"value"), Supersede::Nothing))),
+        ("delete-shown", write(change(None, Supersede::Shown(SealedContext::from_bytes(vec![1, 2, 3]))))),
+        (
+            "scan",
+            of(Request::Scan(ScanRequest {
+                keyspace: "users".to_owned(),
+                prefix: Bytes::from_static(b"k"),
+                after: Some(Bytes::from_static(b"key")),
+                limit: 300,
+            })),
+        ),
+        (
+            "create-keyspace",
+            of(Request::CreateKeyspace {
+                name: "users".to_owned(),
+                kind: KeyspaceKind::Mv,
+            }),
+        ),
+        ("list-keyspaces", of(Request::ListKeyspaces)),
+        ("status", ClientRequest { token: None, ..of(Request::Status) }),
+        ("cut-link", of(Request::CutLink { server_id: 3 })),
+        ("heal-link", of(Request::HealLink { server_id: 3 })),
+    ]
+}
+
+pub(crate) fn refusals() -> Vec<(&'static str, Refusal)> {
+    let text = || "text".to_owned();
+    let (len, max) = (300, 200);
+    vec![
+        ("unknown-keyspace", Refusal::UnknownKeyspace(text())),
+        ("keyspace-exists", Refusal::KeyspaceExists(text())),
+        ("keyspace-name", Refusal::KeyspaceName(text())),
+        ("key-too-long", Refusal::KeyTooLong { len, max }),
+        ("key-empty", Refusal::KeyEmpty),
+        ("value-too-long", Refusal::ValueTooLong { len, max }),
+        ("too-many-changes", Refusal::TooManyChanges { len, max }),
+        ("write-too-long", Refusal::WriteTooLong { len, max }),
+        ("duplicate-key", Refusal::DuplicateKey),
+        ("context", Refusal::Context(text())),
+        ("too-many-siblings", Refusal::TooManySiblings { siblings: len, max }),
+        ("not-joined", Refusal::NotJoined),
+        ("storage-failed", Refusal::StorageFailed(text())),
+        ("behind", Refusal::Behind { missing: text() }),
+        ("token", Refusal::Token),
+        (
+            "forbidden",
+            Refusal::Forbidden {
+                name: text(),
+                verb: text(),
+            },
+        ),
+        ("unknown-member", Refusal::UnknownMember(3)),
+        ("stopping", Refusal::Stopping),
+        ("malformed", Refusal::Malformed(text())),
+        ("unreadable", Refusal::Unreadable(text())),
+    ]
+}
+
+pub(crate) fn response_samples() -> Vec<(&'static str, ClientResponse)> {
+    let token = || Bytes::from_static(b"token");
+    let answers = vec![
+        (
+            "record",
+            Response::Record {
+                record: sample_record(),
+                token: token(),
+            },
+        ),
+        (
+            "written",
+            Response::Written(Written {
+                dot: Some(sample_dot(42)),
+                hlc: Some(Hlc::new(1_764_950_400_000, 3)),
+                token: token(),
+            }),
+        ),
+        (
+            "page",
+            Response::Page {
+                records: vec![(Bytes::from_static(b"key"), sample_record())],
+                next: Some(Bytes::from_static(b"key")),
+                token: token(),
+            },
+        ),
+        (
+            "keyspaces",
+            Response::Keyspaces(vec![KeyspaceView {
+                id: sample_id(),
+                name: "users".to_owned(),
+                kind: KeyspaceKind::Lww,
+                by_name: true,
+            }]),
+        ),
+        ("status", Response::Status(Box::new(status(sample_applied().iter().collect())))),
+        ("done", Response::Done),
+    ];
+    let answers = answers.into_iter().map(|(name, answer)| (name, Ok(answer)));
+    let refused = refusals().into_iter().map(|(name, refusal)| (name, Err(refusal)));
+    answers.chain(refused).map(|(name, result)| (name, ClientResponse { id: 300, result })).collect()
+}
