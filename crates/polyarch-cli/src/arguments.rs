@@ -23,7 +23,7 @@ use crate::logging;
 #[command(name = "polyarch", version, disable_help_subcommand = true, max_term_width = 110)]
 #[command(after_help = "\
 Try it on this machine:
-  polyarch certs dev        writes all files of a three-node cluster and prints the commands that start it
+  polyarch certs dev    writes all files of a cluster and prints the commands that start it
 
 Exit status: 0 done, 1 not found, 2 usage, 3 refused by the node, 4 not reachable or timed out.")]
 pub(crate) struct Arguments {

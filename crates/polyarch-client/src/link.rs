@@ -332,8 +332,8 @@ fn out_of_step(id: u64, due: Option<&Entry>) -> Arc<str> {
 
 /// Writes what is queued, all that there is in one flush.
 ///
-/// To yield first, so that more callers come along, was measured and costs more than it saves: packets are put together
-/// later, by the connection's own task, and so hold what several flushes have left.
+/// To yield first, so that more callers come along, was measured on a runtime of one thread and cost more than it saved:
+/// packets are put together later, by the connection's own task, and so hold what several flushes have left.
 async fn write_requests(mut writer: FrameWriter, requests: Arc<Requests>) {
     let mut frames = Vec::new();
     loop {

@@ -325,10 +325,8 @@ impl NodeConfig {
     /// # Errors
     /// As [`NodeConfig::load`].
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let malformed = |error: toml::de::Error| ConfigError::Malformed {
-            path: path.to_owned(),
-            message: one_line(text, &error),
-        };
+        let malformed =
+            |error: toml::de::Error| ConfigError::Malformed { path: path.to_owned(), message: one_line(text, &error) };
         let table: toml::Table = text.parse().map_err(malformed)?;
         if let Some((key, nearest)) = unknown_key(&table) {
             return Err(ConfigError::UnknownKey { path: path.to_owned(), key, nearest });

@@ -19,9 +19,9 @@ use crate::config::{LogRetention, NodeConfig};
 use crate::driver::{Driver, DriverConfig, Signals, ToDriver, ToDriverSender};
 use crate::founding::{NodeIdentity, credentials};
 use crate::links::{DialConfig, Links, Targets};
-use crate::random_u128;
 use crate::service::Service;
 use crate::view::{Published, View};
+use crate::{random_u64, random_u128};
 
 /// Why a node does not start. Nothing was lost.
 #[derive(Debug, thiserror::Error)]
@@ -243,7 +243,8 @@ pub(crate) fn now() -> Now {
 pub(crate) fn store_config(config: &NodeConfig) -> StoreConfig {
     let storage = &config.storage;
     StoreConfig {
-        log: LogConfig { segment_bytes: storage.segment_mib << 20, ..LogConfig::default() },
+        // The salt counts where a log begins; one that exists keeps its own.
+        log: LogConfig { segment_bytes: storage.segment_mib << 20, salt: random_u64() as u32, ..LogConfig::default() },
         checkpoint: CheckpointConfig {
             memtable_bytes_max: (storage.memtable_mib as usize) << 20,
             log_bytes_max: storage.checkpoint_log_mib << 20,

@@ -125,11 +125,15 @@ impl Catalog {
                 Ok(SystemRecord::Member(member)) if key.key() == member_key(member.server_id) => {
                     catalog.members.insert(member.server_id, member);
                 }
-                Ok(SystemRecord::ClusterKey(held)) if key.key() == cluster_key_key(held.id) => catalog.cluster_keys.insert(held),
-                Ok(SystemRecord::Keyspace(definition)) if is_keyspace_name(&definition.name) => match keyspace_id(key.key()) {
-                    Some(id) => catalog.add_keyspace(id, definition),
-                    None => catalog.unreadable.push(key.key_bytes()),
-                },
+                Ok(SystemRecord::ClusterKey(held)) if key.key() == cluster_key_key(held.id) => {
+                    catalog.cluster_keys.insert(held);
+                }
+                Ok(SystemRecord::Keyspace(definition)) if is_keyspace_name(&definition.name) => {
+                    match keyspace_id(key.key()) {
+                        Some(id) => catalog.add_keyspace(id, definition),
+                        None => catalog.unreadable.push(key.key_bytes()),
+                    }
+                }
                 // Of another version, or under a key that does not name it.
                 _ => catalog.unreadable.push(key.key_bytes()),
             }
@@ -145,9 +149,7 @@ impl Catalog {
 
     /// All keyspaces, each with whether its name answers to it, in order of ids.
     pub fn keyspaces(&self) -> impl Iterator<Item = (KeyspaceId, &KeyspaceDefinition, bool)> {
-        self.keyspaces
-            .iter()
-            .map(|(id, definition)| (*id, definition, self.names.get(&definition.name) == Some(id)))
+        self.keyspaces.iter().map(|(id, definition)| (*id, definition, self.names.get(&definition.name) == Some(id)))
     }
 
     /// All members, in order of server ids.

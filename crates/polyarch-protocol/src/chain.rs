@@ -39,10 +39,7 @@ pub struct ChainHead {
 
 impl ChainHead {
     /// Nothing applied: where every chain begins.
-    pub const NONE: Self = Self {
-        seq: 0,
-        hash: ChainHash([0; 32]),
-    };
+    pub const NONE: Self = Self { seq: 0, hash: ChainHash([0; 32]) };
 }
 
 /// An applied-set together with the chain hash of each of its origins.
@@ -76,10 +73,7 @@ impl ChainHeads {
 
     /// The head of one origin: its hash is all zero when nothing of it was applied.
     pub fn head(&self, origin: Origin) -> ChainHead {
-        self.heads.get(&origin).copied().unwrap_or(ChainHead {
-            seq: 0,
-            hash: ChainHash::default(),
-        })
+        self.heads.get(&origin).copied().unwrap_or(ChainHead { seq: 0, hash: ChainHash::default() })
     }
 
     /// Takes the next write set of its origin.

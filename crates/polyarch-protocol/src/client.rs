@@ -262,7 +262,9 @@ pub struct CountersView {
 #[non_exhaustive]
 pub enum Refusal {
     /// No keyspace of that name or id.
-    #[error("there is no keyspace `{0}` here; create it with `polyarch keyspace create`, or wait until this node has heard of it")]
+    #[error(
+        "there is no keyspace `{0}` here; create it with `polyarch keyspace create`, or wait until this node has heard of it"
+    )]
     UnknownKeyspace(String),
     /// The name is taken.
     #[error("keyspace `{0}` exists already")]
@@ -312,7 +314,9 @@ pub enum Refusal {
     #[error("{0}")]
     Context(String),
     /// Too many siblings.
-    #[error("this key already has {siblings} siblings, the limit is {max}; write with the context of a read to settle them")]
+    #[error(
+        "this key already has {siblings} siblings, the limit is {max}; write with the context of a read to settle them"
+    )]
     TooManySiblings {
         /// How many it has.
         siblings: u64,

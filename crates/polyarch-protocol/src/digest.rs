@@ -22,10 +22,7 @@ pub struct Digest {
 
 impl Default for Digest {
     fn default() -> Self {
-        Self {
-            buckets: vec![0; DIGEST_BUCKETS],
-            total: 0,
-        }
+        Self { buckets: vec![0; DIGEST_BUCKETS], total: 0 }
     }
 }
 
@@ -61,14 +58,13 @@ impl Digest {
 
     /// The buckets in which the two differ.
     pub fn differing(&self, other: &Digest) -> Vec<usize> {
-        (0..DIGEST_BUCKETS)
-            .filter(|&at| self.buckets.get(at) != other.buckets.get(at))
-            .collect()
+        (0..DIGEST_BUCKETS).filter(|&at| self.buckets.get(at) != other.buckets.get(at)).collect()
     }
 
     /// Whether the sums fit together; one read from a disk may not.
     pub fn is_consistent(&self) -> bool {
-        self.buckets.len() == DIGEST_BUCKETS && self.buckets.iter().fold(0u128, |sum, b| sum.wrapping_add(*b)) == self.total
+        self.buckets.len() == DIGEST_BUCKETS
+            && self.buckets.iter().fold(0u128, |sum, b| sum.wrapping_add(*b)) == self.total
     }
 }
 

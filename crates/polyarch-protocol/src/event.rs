@@ -106,21 +106,19 @@ impl fmt::Display for Event {
             Self::Linked { server_id } => write!(f, "link to member {server_id} is up"),
             Self::Unlinked { server_id } => write!(f, "link to member {server_id} is down"),
             Self::Refused { server_id, reason } => write!(f, "refused member {server_id}: {reason}"),
-            Self::EpochOpened { origin, predecessor: None } => write!(f, "opened epoch {origin}, the first of this server"),
-            Self::EpochOpened {
-                origin,
-                predecessor: Some(dot),
-            } => write!(f, "opened epoch {origin} after {dot}"),
+            Self::EpochOpened { origin, predecessor: None } => {
+                write!(f, "opened epoch {origin}, the first of this server")
+            }
+            Self::EpochOpened { origin, predecessor: Some(dot) } => write!(f, "opened epoch {origin} after {dot}"),
             Self::EpochClosed { origin, had, peer_has } => {
                 write!(
                     f,
                     "closed epoch {origin}: this process has {had} of its write sets, a peer has {peer_has}; was this machine set back?"
                 )
             }
-            Self::Fork { dot, server_id } => write!(
-                f,
-                "fork: member {server_id} holds another history up to {dot}; feed of that origin stopped"
-            ),
+            Self::Fork { dot, server_id } => {
+                write!(f, "fork: member {server_id} holds another history up to {dot}; feed of that origin stopped")
+            }
             Self::Poisoned { origin, reason } => write!(f, "feed of {origin} stopped: {reason}"),
             Self::DigestMismatch { server_id, ours, theirs } => {
                 write!(
@@ -128,9 +126,15 @@ impl fmt::Display for Event {
                     "applied the same as member {server_id} but digests differ ({ours:032x} here, {theirs:032x} there); run `polyarch verify`"
                 )
             }
-            Self::NotFed { origin, server_id } => write!(f, "member {server_id} can no longer feed {origin} from its log"),
-            Self::StampAhead { dot, hlc, ahead_ms } => write!(f, "{dot} is stamped {hlc}, {ahead_ms} ms ahead of this clock"),
-            Self::ClockOffset { server_id, offset_ms } => write!(f, "the clock of member {server_id} is off by {offset_ms} ms"),
+            Self::NotFed { origin, server_id } => {
+                write!(f, "member {server_id} can no longer feed {origin} from its log")
+            }
+            Self::StampAhead { dot, hlc, ahead_ms } => {
+                write!(f, "{dot} is stamped {hlc}, {ahead_ms} ms ahead of this clock")
+            }
+            Self::ClockOffset { server_id, offset_ms } => {
+                write!(f, "the clock of member {server_id} is off by {offset_ms} ms")
+            }
             Self::StorageFailed { reason } => write!(f, "storage failed, no more writes until a restart: {reason}"),
         }
     }

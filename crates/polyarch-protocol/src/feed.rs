@@ -53,20 +53,11 @@ pub enum FeedStep {
 impl Feed {
     /// A feed that answers `subscribe`.
     pub fn new(subscribe: Subscribe) -> Self {
-        let wanted = subscribe.origins.into_iter().map(|(origin, theirs)| {
-            (
-                origin,
-                Wanted::Skipping {
-                    theirs,
-                    ours: ChainHead::NONE,
-                },
-            )
-        });
-        Self {
-            subscription: subscribe.subscription,
-            wanted: wanted.collect(),
-            next: None,
-        }
+        let wanted = subscribe
+            .origins
+            .into_iter()
+            .map(|(origin, theirs)| (origin, Wanted::Skipping { theirs, ours: ChainHead::NONE }));
+        Self { subscription: subscribe.subscription, wanted: wanted.collect(), next: None }
     }
 
     /// Reads about `bytes_max` of the log and says what to do.
@@ -96,7 +87,8 @@ impl Feed {
     }
 
     fn begin(&mut self, log: &impl LogSource) -> Option<LogPosition> {
-        let reached = |heads: &ChainHeads| self.wanted.iter().all(|(origin, wanted)| wanted.is_reached(heads.head(*origin)));
+        let reached =
+            |heads: &ChainHeads| self.wanted.iter().all(|(origin, wanted)| wanted.is_reached(heads.head(*origin)));
         let mark = log.last_mark(&reached)?;
         for (origin, wanted) in &mut self.wanted {
             if let Wanted::Skipping { ours, .. } = wanted {
@@ -109,35 +101,33 @@ impl Feed {
 
     /// Refuses the origins for which the log no longer reaches back far enough.
     fn refuse_removed(&mut self, log: &impl LogSource) -> FeedStep {
-        let is_removed = |origin: Origin, wanted: &Wanted| log.last_mark(&|heads: &ChainHeads| wanted.is_reached(heads.head(origin))).is_none();
+        let is_removed = |origin: Origin, wanted: &Wanted| {
+            log.last_mark(&|heads: &ChainHeads| wanted.is_reached(heads.head(origin))).is_none()
+        };
         let removed: Vec<Origin> = self.wanted.iter().filter(|(o, w)| is_removed(**o, w)).map(|(o, _)| *o).collect();
         match removed.is_empty() {
             // It reaches back far enough for each and not for all: its marks are not in order.
             true => self.refuse_all(RefuseReason::LogUnreadable),
-            false => FeedStep::Refused(removed.into_iter().map(|origin| self.refuse(origin, RefuseReason::LogRemoved)).collect()),
+            false => FeedStep::Refused(
+                removed.into_iter().map(|origin| self.refuse(origin, RefuseReason::LogRemoved)).collect(),
+            ),
         }
     }
 
     /// Refuses the origins whose history here ends, so far, with another hash than the receiver's.
     fn refuse_forked(&mut self) -> Vec<Refuse> {
-        let forked: Vec<(Origin, RefuseReason)> = self.wanted.iter().filter_map(|(o, w)| Some((*o, w.fork(*o)?))).collect();
+        let forked: Vec<(Origin, RefuseReason)> =
+            self.wanted.iter().filter_map(|(o, w)| Some((*o, w.fork(*o)?))).collect();
         forked.into_iter().map(|(origin, reason)| self.refuse(origin, reason)).collect()
     }
 
     fn refuse(&mut self, origin: Origin, reason: RefuseReason) -> Refuse {
         self.wanted.remove(&origin);
-        Refuse {
-            subscription: self.subscription,
-            origin,
-            reason,
-        }
+        Refuse { subscription: self.subscription, origin, reason }
     }
 
     fn pick(&mut self, write_sets: Vec<Bytes>, at_end: bool) -> FeedStep {
-        let mut group = FeedGroup {
-            subscription: self.subscription,
-            write_sets: Vec::new(),
-        };
+        let mut group = FeedGroup { subscription: self.subscription, write_sets: Vec::new() };
         let mut refused = Vec::new();
         for bytes in write_sets {
             let Ok(dot) = WriteSet::peek_dot(&bytes) else {
@@ -204,10 +194,7 @@ impl Wanted {
         if let Self::Skipping { theirs, ours } = self {
             if dot.seq <= theirs.seq {
                 if dot.seq == ours.seq + 1 {
-                    *ours = ChainHead {
-                        seq: dot.seq,
-                        hash: ours.hash.extended(bytes),
-                    };
+                    *ours = ChainHead { seq: dot.seq, hash: ours.hash.extended(bytes) };
                 }
                 return self.fork(dot.origin).map_or(Ok(false), Err);
             }

@@ -47,16 +47,18 @@ impl Frontier {
     ///
     /// # Panics
     /// When the write set is not the next of its origin.
-    pub fn apply(&mut self, records: &mut impl Records, write_set: &WriteSet, bytes: &[u8]) -> Result<ApplySummary, StorageError> {
+    pub fn apply(
+        &mut self,
+        records: &mut impl Records,
+        write_set: &WriteSet,
+        bytes: &[u8],
+    ) -> Result<ApplySummary, StorageError> {
         let mut summary = ApplySummary::default();
         for change in &write_set.changes {
             let key = change.record_key();
             let record = records.record_mut(&key)?;
-            let field_change = FieldChange {
-                path: &change.field,
-                supersedes: &change.supersedes,
-                put: change.effect.value(),
-            };
+            let field_change =
+                FieldChange { path: &change.field, supersedes: &change.supersedes, put: change.effect.value() };
             let outcome = record.apply(write_set.dot, write_set.hlc, &field_change, self.heads.applied());
             summary.conflicts += usize::from(outcome.is_conflict());
             summary.absorbed += usize::from(outcome.absorbed);
@@ -81,11 +83,7 @@ impl Frontier {
             self.digest.remove(key, change.path, sibling);
         }
         if let (true, Some(value)) = (outcome.added, change.put) {
-            let added = polyarch_crdt::Sibling {
-                dot: write_set.dot,
-                hlc: write_set.hlc,
-                value: value.clone(),
-            };
+            let added = polyarch_crdt::Sibling { dot: write_set.dot, hlc: write_set.hlc, value: value.clone() };
             self.digest.add(key, change.path, &added);
         }
     }

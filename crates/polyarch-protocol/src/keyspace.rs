@@ -19,10 +19,7 @@ pub struct KeyspaceId {
 
 impl KeyspaceId {
     /// The system keyspace: members, keyspace definitions, cluster keys. It was never created.
-    pub const SYSTEM: Self = Self {
-        dot: Dot::new(Origin::new(0, 0), 0),
-        index: 0,
-    };
+    pub const SYSTEM: Self = Self { dot: Dot::new(Origin::new(0, 0), 0), index: 0 };
 
     const BYTES: usize = 18;
 
@@ -38,10 +35,7 @@ impl KeyspaceId {
     fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r] = bytes;
         let origin = Origin::new(u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]));
-        Self {
-            dot: Dot::new(origin, u64::from_be_bytes([i, j, k, l, m, n, o, p])),
-            index: u16::from_be_bytes([q, r]),
-        }
+        Self { dot: Dot::new(origin, u64::from_be_bytes([i, j, k, l, m, n, o, p])), index: u16::from_be_bytes([q, r]) }
     }
 }
 
@@ -62,10 +56,7 @@ impl FromStr for KeyspaceId {
 
     fn from_str(text: &str) -> Result<Self, ()> {
         let (dot, index) = text.rsplit_once('.').ok_or(())?;
-        let id = Self {
-            dot: dot.parse().map_err(|_| ())?,
-            index: index.parse().map_err(|_| ())?,
-        };
+        let id = Self { dot: dot.parse().map_err(|_| ())?, index: index.parse().map_err(|_| ())? };
         // Only the canonical form is an id, or one keyspace had many.
         if id.to_string() == text { Ok(id) } else { Err(()) }
     }

@@ -161,9 +161,6 @@ impl FeedGroup {
             write_sets.push(frame.slice_ref(&behind[..len]));
             rest = &behind[len..];
         }
-        Ok(Self {
-            subscription: u64::from_le_bytes(*subscription),
-            write_sets,
-        })
+        Ok(Self { subscription: u64::from_le_bytes(*subscription), write_sets })
     }
 }

@@ -35,10 +35,7 @@ pub struct FeedTimings {
 
 impl Default for FeedTimings {
     fn default() -> Self {
-        Self {
-            feed_stall_ms: 1_000,
-            feed_return_ms: 3_000,
-        }
+        Self { feed_stall_ms: 1_000, feed_return_ms: 3_000 }
     }
 }
 
@@ -113,14 +110,12 @@ impl FeedPlan {
 
     /// Looks at the links and says what to subscribe to now.
     pub(crate) fn update(&mut self, sight: &Sight<'_>, timings: &FeedTimings) -> Wishes {
-        let origins: BTreeSet<Origin> = sight
-            .peers
-            .iter()
-            .flat_map(|peer| peer.applied.iter())
-            .map(|dot| dot.origin)
-            .collect();
+        let origins: BTreeSet<Origin> =
+            sight.peers.iter().flat_map(|peer| peer.applied.iter()).map(|dot| dot.origin).collect();
         self.feeds.retain(|origin, feed| {
-            !sight.unfed.contains(origin) && origins.contains(origin) && sight.peers.iter().any(|peer| peer.link == feed.link)
+            !sight.unfed.contains(origin)
+                && origins.contains(origin)
+                && sight.peers.iter().any(|peer| peer.link == feed.link)
         });
         let mut wishes = Wishes::default();
         for origin in origins.difference(sight.unfed) {
@@ -141,11 +136,7 @@ impl FeedPlan {
             seq,
             behind_since_ms: None,
             return_since_ms: None,
-            before: Before {
-                older: seq,
-                newer: seq,
-                since_ms: sight.now_ms,
-            },
+            before: Before { older: seq, newer: seq, since_ms: sight.now_ms },
         };
         let feed = self.feeds.entry(origin).or_insert(fresh);
         if let Some(link) = awaited_from(origin, feed.link, sight) {
@@ -200,11 +191,7 @@ impl Assignment {
 impl Before {
     fn note(&mut self, seq: u64, now_ms: u64, every_ms: u64) {
         if now_ms.saturating_sub(self.since_ms) >= every_ms {
-            *self = Self {
-                older: self.newer,
-                newer: seq,
-                since_ms: now_ms,
-            };
+            *self = Self { older: self.newer, newer: seq, since_ms: now_ms };
         }
     }
 }
@@ -236,7 +223,13 @@ mod tests {
         [Dot::new(O, seq)].into_iter().collect()
     }
 
-    fn look(plan: &mut FeedPlan, own: u64, peers: &[(u64, u32, u64)], awaited: &[(Origin, LinkId)], now_ms: u64) -> Wishes {
+    fn look(
+        plan: &mut FeedPlan,
+        own: u64,
+        peers: &[(u64, u32, u64)],
+        awaited: &[(Origin, LinkId)],
+        now_ms: u64,
+    ) -> Wishes {
         let own = applied(own);
         let sets: Vec<_> = peers.iter().map(|(.., seq)| applied(*seq)).collect();
         let peers: Vec<_> = peers
@@ -249,33 +242,19 @@ mod tests {
                 fed_ms: 0,
             })
             .collect();
-        let sight = Sight {
-            applied: &own,
-            unfed: &BTreeSet::new(),
-            peers: &peers,
-            awaited,
-            now_ms,
-        };
+        let sight = Sight { applied: &own, unfed: &BTreeSet::new(), peers: &peers, awaited, now_ms };
         plan.update(&sight, &FeedTimings::default())
     }
 
     fn fed_by(wishes: &Wishes) -> Option<u64> {
-        wishes
-            .origins
-            .iter()
-            .find(|(_, origins)| origins.contains(&O))
-            .map(|(link, _)| link.0)
+        wishes.origins.iter().find(|(_, origins)| origins.contains(&O)).map(|(link, _)| link.0)
     }
 
     #[test]
     fn an_origin_is_fed_by_its_own_server_or_else_by_a_peer_that_has_it() {
         let mut plan = FeedPlan::default();
         assert_eq!(fed_by(&look(&mut plan, 0, &[(10, 3, 5), (11, 2, 5)], &[], 0)), Some(11));
-        assert_eq!(
-            fed_by(&look(&mut plan, 0, &[(10, 3, 5)], &[], 0)),
-            Some(10),
-            "the link to its server is lost"
-        );
+        assert_eq!(fed_by(&look(&mut plan, 0, &[(10, 3, 5)], &[], 0)), Some(10), "the link to its server is lost");
         assert_eq!(fed_by(&look(&mut plan, 0, &[(10, 3, 0)], &[], 0)), None, "nobody has it");
     }
 
@@ -295,10 +274,7 @@ mod tests {
         look(&mut plan, 1, &[(11, 2, 5)], &[], 1_000);
         let wishes = look(&mut plan, 1, &[(11, 2, 5)], &[], 2_000);
         assert!(wishes.restart.contains(&LinkId(11)));
-        assert!(
-            look(&mut plan, 1, &[(11, 2, 5)], &[], 2_100).restart.is_empty(),
-            "and then given time"
-        );
+        assert!(look(&mut plan, 1, &[(11, 2, 5)], &[], 2_100).restart.is_empty(), "and then given time");
     }
 
     #[test]
@@ -310,6 +286,21 @@ mod tests {
         assert_eq!(fed_by(&look(&mut plan, 4, &peers, &[], 3_000)), Some(10));
         look(&mut plan, 4, &peers, &[], 3_100);
         assert_eq!(fed_by(&look(&mut plan, 4, &peers, &[], 3_101)), Some(11));
+    }
+
+    #[test]
+    fn a_feed_goes_back_under_load_though_heartbeats_lag() {
+        let mut plan = FeedPlan::default();
+        look(&mut plan, 0, &[(10, 3, 4)], &[], 0);
+        let mut back_ms = None;
+        for now_ms in (0..10_000_u64).step_by(100) {
+            // Both peers show what they had 300 ms ago.
+            let (own, shown) = (now_ms, now_ms.saturating_sub(300) + 1);
+            if fed_by(&look(&mut plan, own, &[(10, 3, shown), (11, 2, shown)], &[], now_ms)) == Some(11) {
+                back_ms = back_ms.or(Some(now_ms));
+            }
+        }
+        assert!(back_ms.is_some_and(|ms| ms <= 6_000), "{back_ms:?}");
     }
 
     #[test]

@@ -60,11 +60,7 @@ impl Waiting {
 
     /// Origins that some write set has waited for since before `since_ms`.
     pub(crate) fn awaited(&self, applied: &AppliedSet, since_ms: u64) -> impl Iterator<Item = Origin> {
-        let heads = self
-            .queues
-            .values()
-            .filter_map(VecDeque::front)
-            .filter(move |w| w.since_ms <= since_ms);
+        let heads = self.queues.values().filter_map(VecDeque::front).filter(move |w| w.since_ms <= since_ms);
         heads
             .flat_map(|w| w.write_set.dependencies.applied().iter())
             .filter(|dot| !applied.includes(*dot))
@@ -101,7 +97,10 @@ impl WaitingWriteSet {
     fn memory_bytes(&self) -> usize {
         let dots: usize = self.write_set.changes.iter().map(|change| change.supersedes.len()).sum();
         let dots = dots + self.write_set.dependencies.applied().len();
-        2 * self.bytes.len() + size_of::<Self>() + self.write_set.changes.len() * size_of::<Change>() + dots * size_of::<Dot>()
+        2 * self.bytes.len()
+            + size_of::<Self>()
+            + self.write_set.changes.len() * size_of::<Change>()
+            + dots * size_of::<Dot>()
     }
 }
 

@@ -143,7 +143,8 @@ impl WriteSet {
     /// # Errors
     /// When the bytes do not begin as a write set does.
     pub fn peek_dot(bytes: &[u8]) -> Result<Dot, WriteSetError> {
-        let (dot, _) = postcard::take_from_bytes::<Dot>(body(bytes)?).map_err(|_| WriteSetError::Malformed("no dot"))?;
+        let (dot, _) =
+            postcard::take_from_bytes::<Dot>(body(bytes)?).map_err(|_| WriteSetError::Malformed("no dot"))?;
         Ok(dot)
     }
 
@@ -182,10 +183,9 @@ impl WriteSet {
 
 fn body(bytes: &[u8]) -> Result<&[u8], WriteSetError> {
     match bytes {
-        _ if bytes.len() > wire::WRITE_SET_BYTES_MAX => Err(WriteSetError::TooLong {
-            len: bytes.len(),
-            max: wire::WRITE_SET_BYTES_MAX,
-        }),
+        _ if bytes.len() > wire::WRITE_SET_BYTES_MAX => {
+            Err(WriteSetError::TooLong { len: bytes.len(), max: wire::WRITE_SET_BYTES_MAX })
+        }
         [KIND, VERSION, body @ ..] => Ok(body),
         [KIND, version, ..] => Err(WriteSetError::Version(*version)),
         [kind, ..] => Err(WriteSetError::Kind(*kind)),

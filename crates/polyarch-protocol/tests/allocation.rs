@@ -12,12 +12,13 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use bytes::Bytes;
+use messages::{cases, mutated, peer_message, postcard_number, request, response, write_set};
 use polyarch_protocol::WriteSet;
 use polyarch_protocol::catalog::SystemRecord;
 use polyarch_protocol::client::{ClientRequest, ClientResponse};
+use polyarch_protocol::limits::wire;
 use polyarch_protocol::peer::{FeedGroup, PeerMessage};
 use proptest::prelude::*;
-use messages::{cases, mutated, peer_message, postcard_number, request, response, write_set};
 
 /// What a reader asks for before it knows better.
 const BYTES_AHEAD_MAX: usize = 16 << 10;
@@ -149,6 +150,19 @@ fn many_small_items_cost_a_small_multiple_of_what_was_sent() {
         let (reader, held) = greatest(&bytes);
         println!("{what}: {reader} holds {:.1} times what was sent", held as f64 / bytes.len() as f64);
         assert!(held <= BYTES_AHEAD_MAX + bytes.len() * BYTES_PER_BYTE_SENT_MAX, "{what}: {held}");
+    }
+}
+
+/// More changes than a write may have are refused unread; as many as it may have fit in a frame's room.
+#[test]
+fn the_most_changes_of_the_fewest_bytes_take_no_more_than_a_frame() {
+    let changes =
+        |head: &[u8], len: usize, item: usize| [head, &postcard_number(len as u64), &vec![0; len * item]].concat();
+    for (head, item) in [(&[b'Q', 1, 1, 0, 0, 1][..], 4), (&[b'W', 1, 1, 1, 2, 0, 1, 0], 8)] {
+        let (reader, held) = greatest(&changes(head, wire::CHANGES_MAX, item));
+        assert!((1 << 20..wire::FRAME_BYTES_MAX).contains(&held), "{reader} held {held}");
+        let (reader, held) = greatest(&changes(head, wire::CHANGES_MAX + 1, item));
+        assert!(held < wire::FRAME_BYTES_MAX / 8, "{reader} held {held}");
     }
 }
 

@@ -263,7 +263,8 @@ fn of_two_keyspaces_created_under_one_name_at_once_the_older_answers_to_it() {
         assert_eq!(node.shown("n/k"), [""; 0]);
         let by_id = format!("{}.0", newer.dot.expect("it wrote"));
         assert_eq!(node.shown(&format!("{by_id}/k")), ["newer"], "the other answers to its id");
-        let by_name: Vec<bool> = node.replica.catalog().keyspaces().filter(|(_, d, _)| d.name == "n").map(|k| k.2).collect();
+        let by_name: Vec<bool> =
+            node.replica.catalog().keyspaces().filter(|(_, d, _)| d.name == "n").map(|k| k.2).collect();
         assert_eq!(by_name.iter().filter(|by_name| **by_name).count(), 1);
         assert_eq!(node.create_keyspace("n", KeyspaceKind::Mv), Err(Refusal::KeyspaceExists("n".to_owned())));
     }
@@ -289,10 +290,7 @@ fn an_epoch_begins_with_all_that_was_applied_and_goes_on_with_what_changed() {
     let opened = node.last_own();
     assert_ne!(opened.dot.origin, last.origin);
     assert_eq!((opened.dot.origin.server_id, opened.dot.seq), (1, 1));
-    let whole = Dependencies::Whole {
-        predecessor: Some(last),
-        applied: before,
-    };
+    let whole = Dependencies::Whole { predecessor: Some(last), applied: before };
     assert_eq!(opened.dependencies, whole);
     assert_eq!(node.count(|e| matches!(e, Event::EpochOpened { .. })), 2);
 }
@@ -307,11 +305,7 @@ fn an_epoch_is_closed_when_a_peer_has_more_of_it_and_what_the_peer_has_is_taken_
     assert!(!node.fed_on(1).contains(&last.origin), "one's own epoch needs no feed");
     let lost = Dot::new(last.origin, last.seq + 1);
     node.hear_applied(1, &[lost]);
-    let closed = Event::EpochClosed {
-        origin: last.origin,
-        had: last.seq,
-        peer_has: lost.seq,
-    };
+    let closed = Event::EpochClosed { origin: last.origin, had: last.seq, peer_has: lost.seq };
     assert!(node.events.contains(&closed));
     assert!(node.fed_on(1).contains(&last.origin), "a closed epoch is fed like any origin");
     node.feed(1, &[foreign(lost, &[], "lost")]);

@@ -37,10 +37,7 @@ fn head(node: &Node, origin: Origin, seq: u64) -> ChainHead {
 }
 
 fn subscribe(origins: &[(Origin, ChainHead)]) -> Subscribe {
-    Subscribe {
-        subscription: 5,
-        origins: origins.to_vec(),
-    }
+    Subscribe { subscription: 5, origins: origins.to_vec() }
 }
 
 fn dots(groups: &[FeedGroup]) -> Vec<Dot> {
@@ -65,11 +62,7 @@ fn all(origin: Origin, seqs: std::ops::RangeInclusive<u64>) -> Vec<Dot> {
 }
 
 fn refused(origin: Origin, reason: RefuseReason) -> Refuse {
-    Refuse {
-        subscription: 5,
-        origin,
-        reason,
-    }
+    Refuse { subscription: 5, origin, reason }
 }
 
 #[test]
@@ -120,10 +113,8 @@ fn a_feed_that_caught_up_goes_on_with_what_comes_once_it_is_durable() {
 #[test]
 fn a_receiver_that_is_ahead_is_fed_once_there_is_more() {
     let mut node = sender(2);
-    let ahead = ChainHead {
-        seq: 3,
-        hash: head(&node, TWO, 2).hash.extended(&foreign(Dot::new(TWO, 3), &[], "x").encode()),
-    };
+    let ahead =
+        ChainHead { seq: 3, hash: head(&node, TWO, 2).hash.extended(&foreign(Dot::new(TWO, 3), &[], "x").encode()) };
     let mut feed = Feed::new(subscribe(&[(TWO, ahead)]));
     let mut poll = |node: &Node| loop {
         match feed.poll(node.replica.storage(), 1_000) {
@@ -143,10 +134,7 @@ fn a_receiver_that_is_ahead_is_fed_once_there_is_more() {
 #[test]
 fn a_forked_origin_is_refused_and_the_others_go_on() {
     let node = sender(20);
-    let forked = |seq| ChainHead {
-        seq,
-        hash: ChainHash([9; 32]),
-    };
+    let forked = |seq| ChainHead { seq, hash: ChainHash([9; 32]) };
     // Within a segment, at its border, and where neither side has more.
     for (at, bytes_max) in [(1, 1), (5, 100), (4, 1 << 20), (19, 300), (20, 1 << 20)] {
         let wanted = subscribe(&[(TWO, forked(at)), (THREE, head(&node, THREE, 2))]);
@@ -212,16 +200,10 @@ fn a_log_that_cannot_be_read_refuses_all() {
 fn an_empty_or_absurd_subscription_costs_nothing() {
     let node = sender(3);
     assert_eq!(node.served(subscribe(&[]), 1_000), []);
-    let absurd = ChainHead {
-        seq: u64::MAX,
-        hash: ChainHash([1; 32]),
-    };
+    let absurd = ChainHead { seq: u64::MAX, hash: ChainHash([1; 32]) };
     let unknown = Origin::new(77, 7);
     assert_eq!(node.served(subscribe(&[(TWO, absurd), (unknown, absurd), (unknown, ChainHead::NONE)]), 1_000), []);
-    let forged_nothing = ChainHead {
-        seq: 0,
-        hash: ChainHash([1; 32]),
-    };
+    let forged_nothing = ChainHead { seq: 0, hash: ChainHash([1; 32]) };
     let (groups, refuses) = sorted(node.served(subscribe(&[(unknown, forged_nothing)]), 1_000));
     assert!(groups.is_empty() && refuses.is_empty());
 }

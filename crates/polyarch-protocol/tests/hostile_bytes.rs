@@ -7,6 +7,9 @@ mod samples;
 mod support;
 
 use bytes::Bytes;
+use messages::{
+    applied, cases, feed_group, mutated, peer_message, postcard_number, request, response, system_record, write_set,
+};
 use polyarch_crdt::{AppliedSet, Dot, Origin};
 use polyarch_protocol::catalog::SystemRecord;
 use polyarch_protocol::client::{ClientRequest, ClientResponse, Supersede};
@@ -15,9 +18,6 @@ use polyarch_protocol::peer::{FeedGroup, Hello, PeerMessage};
 use polyarch_protocol::{FeedStep, Input, LinkId, WriteSet, WriteSetError};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use messages::{
-    applied, cases, feed_group, mutated, peer_message, postcard_number, request, response, system_record, write_set,
-};
 use support::{CLUSTER, Node, foreign};
 
 /// What is read is written as something that reads the same.
@@ -111,10 +111,8 @@ fn a_write_set_beyond_a_rule_of_the_format_is_refused() {
         assert!(matches!(refused, Err(WriteSetError::Malformed(_))), "{what}: {refused:?}");
     }
     let mut many = good.clone();
-    let change = |i: usize| polyarch_protocol::Change {
-        key: i.to_be_bytes().to_vec().into(),
-        ..good.changes[0].clone()
-    };
+    let change =
+        |i: usize| polyarch_protocol::Change { key: i.to_be_bytes().to_vec().into(), ..good.changes[0].clone() };
     many.changes = (0..wire::CHANGES_MAX).map(change).collect();
     assert!(WriteSet::decode(&many.encode()).is_ok());
     many.changes.push(change(wire::CHANGES_MAX));
@@ -133,7 +131,8 @@ fn lengths_of_a_feed_group_must_add_up() {
         FeedGroup::decode(&bytes.into())
     };
     assert!(group(&[3], b"abc").is_ok());
-    for (lens, body) in [(&[0][..], &b""[..]), (&[4], b"abc"), (&[2], b"abc"), (&[u32::MAX], b"abc"), (&[3, 1], b"abc")] {
+    for (lens, body) in [(&[0][..], &b""[..]), (&[4], b"abc"), (&[2], b"abc"), (&[u32::MAX], b"abc"), (&[3, 1], b"abc")]
+    {
         assert!(group(lens, body).is_err(), "{lens:?}");
     }
     assert!(FeedGroup::decode(&Bytes::from_static(b"F\x01\x00\x00")).is_err());
@@ -188,14 +187,9 @@ fn strike(node: &mut Node, blow: Blow) {
             node.handle(Input::LinkDown(LinkId(link)));
             node.meet(link, server_id);
         }
-        Blow::Hello(link, server_id) => node.hear(
-            link,
-            PeerMessage::Hello(Hello {
-                cluster_id: Some(CLUSTER),
-                server_id,
-                boot_id: 1,
-            }),
-        ),
+        Blow::Hello(link, server_id) => {
+            node.hear(link, PeerMessage::Hello(Hello { cluster_id: Some(CLUSTER), server_id, boot_id: 1 }));
+        }
         Blow::Lost(link) => node.handle(Input::LinkDown(LinkId(link))),
         Blow::Say(link, message) => node.hear(link, message),
         Blow::Claim(link, applied) => node.hear_applied(link, &applied.iter().collect::<Vec<_>>()),

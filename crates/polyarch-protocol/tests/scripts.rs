@@ -14,11 +14,7 @@ const SCRIPTS: &[(&str, &str, &str)] = &[
         "a put k=1; a <-> b; b put k=2; wait 200; a get k",
         "a k={2}",
     ),
-    (
-        "an empty context adds a sibling",
-        "a put k=1; a put k=2 over nothing; a get k",
-        "a k={1,2}",
-    ),
+    ("an empty context adds a sibling", "a put k=1; a put k=2 over nothing; a get k", "a k={1,2}"),
     (
         "two writes with one context are concurrent",
         "a put k=1; a see k as C; a put k=2 over C; a put k=3 over C; a get k",
@@ -44,11 +40,7 @@ const SCRIPTS: &[(&str, &str, &str)] = &[
         "a put k=1; a <-> b; a -x- b; a del k | b put k=2; a <-> b; a get k; b get k",
         "a k={2}; b k={2}",
     ),
-    (
-        "a delete of nothing writes nothing",
-        "a del k; a put k=1; a del k; a del k; a get k",
-        "nothing; nothing; a k={}",
-    ),
+    ("a delete of nothing writes nothing", "a del k; a put k=1; a del k; a del k; a get k", "nothing; nothing; a k={}"),
     (
         "a stale context replaces nothing that came since",
         "a put k=1; a see k as C; a put k=2; a put k=3 over C; a get k",
@@ -74,11 +66,7 @@ const SCRIPTS: &[(&str, &str, &str)] = &[
         "a put i=1 j=1 l/k=1; a <-> b; b get i; b get j; b get l/k",
         "b i={1}; b j={1}; b l/k={1}",
     ),
-    (
-        "a batch changes a key once",
-        "a put k=1 k=2; a get k",
-        "refused: a write changes a key at most once; a k={}",
-    ),
+    ("a batch changes a key once", "a put k=1 k=2; a get k", "refused: a write changes a key at most once; a k={}"),
     (
         "what was not synced is lost in a crash, and what was is not",
         "a put k=1; a stage; a put k=2; a crash; a get k",

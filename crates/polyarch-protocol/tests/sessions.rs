@@ -21,30 +21,18 @@ fn dot(origin: Origin, seq: u64) -> Dot {
 
 fn refuse(node: &Node, link: u64, origin: Origin, reason: RefuseReason) -> PeerMessage {
     let subscription = node.subscription(link).expect("it subscribed").subscription;
-    PeerMessage::Refuse(Refuse {
-        subscription,
-        origin,
-        reason,
-    })
+    PeerMessage::Refuse(Refuse { subscription, origin, reason })
 }
 
 // Handshake.
 
 #[test]
 fn a_hello_must_be_of_this_cluster_and_of_whom_the_certificate_names() {
-    let hellos = [
-        (2, Some(ClusterId(1)), 2),
-        (2, Some(CLUSTER), 3),
-        (1, Some(CLUSTER), 1),
-    ];
+    let hellos = [(2, Some(ClusterId(1)), 2), (2, Some(CLUSTER), 3), (1, Some(CLUSTER), 1)];
     for (certified, cluster_id, server_id) in hellos {
         let mut node = Node::founded(1);
         node.link_up(1, certified, false);
-        let hello = Hello {
-            cluster_id,
-            server_id,
-            boot_id: 5,
-        };
+        let hello = Hello { cluster_id, server_id, boot_id: 5 };
         node.hear(1, PeerMessage::Hello(hello));
         assert_eq!(node.closed.len(), 1);
         assert_eq!(node.count(|e| matches!(e, Event::Refused { server_id, .. } if *server_id == certified)), 1);
@@ -68,11 +56,7 @@ fn a_node_about_to_join_only_learns_the_cluster() {
     let mut node = Node::founded(1);
     node.link_up(1, 2, false);
     assert!(matches!(&node.sent[..], [(_, PeerMessage::Hello(h))] if h.cluster_id == Some(CLUSTER)));
-    let asks = Hello {
-        cluster_id: None,
-        server_id: 2,
-        boot_id: 1,
-    };
+    let asks = Hello { cluster_id: None, server_id: 2, boot_id: 1 };
     node.hear(1, PeerMessage::Hello(asks));
     assert!(node.closed.is_empty());
     node.hear_applied(1, &[]);
@@ -96,7 +80,10 @@ fn of_two_links_to_one_member_both_sides_keep_the_same_in_every_order() {
     let orders = |n: usize| -> Vec<Vec<usize>> {
         let mut orders = vec![vec![]];
         for at in 0..n {
-            orders = orders.iter().flat_map(|o: &Vec<usize>| (0..=o.len()).map(move |i| [&o[..i], &[at], &o[i..]].concat())).collect();
+            orders = orders
+                .iter()
+                .flat_map(|o: &Vec<usize>| (0..=o.len()).map(move |i| [&o[..i], &[at], &o[i..]].concat()))
+                .collect();
         }
         orders
     };
@@ -242,7 +229,10 @@ fn members_are_announced_once() {
     cluster.run_ms(10_000);
     cluster.assert_equal();
     assert_eq!(cluster.nodes[0].applied().write_sets(), before.write_sets() + 1);
-    assert_eq!(cluster.nodes[1].replica.catalog().member(3).map(|m| m.addresses.clone()), Some(vec!["moved:1".to_owned()]));
+    assert_eq!(
+        cluster.nodes[1].replica.catalog().member(3).map(|m| m.addresses.clone()),
+        Some(vec!["moved:1".to_owned()])
+    );
 }
 
 #[test]
@@ -259,11 +249,7 @@ fn equal_sets_with_different_digests_are_an_alarm_once() {
     for _ in 0..3 {
         node.hear(1, PeerMessage::Heartbeat(beat.clone()));
     }
-    let mismatch = Event::DigestMismatch {
-        server_id: 2,
-        ours,
-        theirs: ours ^ 1,
-    };
+    let mismatch = Event::DigestMismatch { server_id: 2, ours, theirs: ours ^ 1 };
     assert_eq!(node.events.iter().filter(|e| **e == mismatch).count(), 1);
     // Staged writes make no false alarm: what is durable is compared.
     node.syncs = false;
@@ -587,10 +573,7 @@ fn a_fork_stops_one_origin_with_an_alarm_and_the_others_go_on() {
     let message = refuse(&node, 1, ONE, RefuseReason::Fork(dot(ONE, 4)));
     node.hear(1, message.clone());
     node.hear(1, message);
-    let fork = Event::Fork {
-        dot: dot(ONE, 4),
-        server_id: 11,
-    };
+    let fork = Event::Fork { dot: dot(ONE, 4), server_id: 11 };
     assert_eq!(node.events.iter().filter(|e| **e == fork).count(), 1);
     node.feed(1, &[foreign(dot(ONE, 1), &[], "x"), foreign(dot(TWO, 1), &[], "x")]);
     assert!(node.applied().includes(dot(TWO, 1)), "the stream goes on");

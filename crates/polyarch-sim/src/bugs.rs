@@ -15,54 +15,27 @@ pub struct Bug {
 
 /// All bugs there are.
 pub const BUGS: [Bug; 12] = [
-    Bug {
-        name: "no-sync",
-        what: "the log says that it is synced and is not",
-    },
-    Bug {
-        name: "no-sync-at-recovery",
-        what: "what a start finds in the page cache is taken for durable",
-    },
+    Bug { name: "no-sync", what: "the log says that it is synced and is not" },
+    Bug { name: "no-sync-at-recovery", what: "what a start finds in the page cache is taken for durable" },
     Bug {
         name: "log-ends-late-after-torn-group",
         what: "recovery takes valid frames behind an invalid one for part of the log",
     },
-    Bug {
-        name: "send-before-durable",
-        what: "outputs do not wait for the sync they need",
-    },
-    Bug {
-        name: "no-absorb",
-        what: "a dot that is superseded before it arrives is not remembered",
-    },
+    Bug { name: "send-before-durable", what: "outputs do not wait for the sync they need" },
+    Bug { name: "no-absorb", what: "a dot that is superseded before it arrives is not remembered" },
     Bug {
         name: "absorb-removed-at-once",
         what: "an absorb entry is removed when its dot arrives, not at a checkpoint",
     },
-    Bug {
-        name: "apply-out-of-order",
-        what: "a write set does not wait for its dependencies",
-    },
-    Bug {
-        name: "epoch-reused",
-        what: "a process goes on with the epoch of the one before",
-    },
-    Bug {
-        name: "drop-by-origin",
-        what: "a node drops write sets of its own server id",
-    },
-    Bug {
-        name: "wrong-tie-in-lww",
-        what: "equal stamps are not told apart by their origin",
-    },
+    Bug { name: "apply-out-of-order", what: "a write set does not wait for its dependencies" },
+    Bug { name: "epoch-reused", what: "a process goes on with the epoch of the one before" },
+    Bug { name: "drop-by-origin", what: "a node drops write sets of its own server id" },
+    Bug { name: "wrong-tie-in-lww", what: "equal stamps are not told apart by their origin" },
     Bug {
         name: "context-apart-from-values",
         what: "a read's context comes from another look at the record than its values",
     },
-    Bug {
-        name: "durable-instead-of-staged",
-        what: "the coordinator looks at what is synced, not at what is staged",
-    },
+    Bug { name: "durable-instead-of-staged", what: "the coordinator looks at what is synced, not at what is staged" },
 ];
 
 /// The bug of a name.

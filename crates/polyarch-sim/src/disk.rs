@@ -37,11 +37,7 @@ pub struct Image {
 impl Devices {
     /// Empty devices.
     pub fn new(seed: u64) -> Self {
-        Self {
-            files: SimulatedDisk::new(seed, PAGE_BYTES),
-            state: MemoryState::default(),
-            seed,
-        }
+        Self { files: SimulatedDisk::new(seed, PAGE_BYTES), state: MemoryState::default(), seed }
     }
 
     /// The disk with the log.
@@ -78,10 +74,7 @@ impl Devices {
     pub fn image(&self) -> Image {
         let names = self.files.list().unwrap_or_default();
         Image {
-            files: names
-                .into_iter()
-                .filter_map(|name| self.files.contents(&name).map(|bytes| (name, bytes)))
-                .collect(),
+            files: names.into_iter().filter_map(|name| self.files.contents(&name).map(|bytes| (name, bytes))).collect(),
         }
     }
 

@@ -8,7 +8,8 @@ use polyarch_protocol::{ChainHash, ChainHeads, KeyspaceId, RecordKey, WriteSet};
 
 use crate::invariants::no_resurrection::Graves;
 use crate::invariants::{
-    Checked, Violation, acked_is_durable, applied_once_and_in_order, causal_order, gtid_never_two_payloads, supersedes_what_was_shown,
+    Checked, Violation, acked_is_durable, applied_once_and_in_order, causal_order, gtid_never_two_payloads,
+    supersedes_what_was_shown,
 };
 use crate::registers::{Meant, Registers, Seen, Written};
 
@@ -69,10 +70,7 @@ pub enum Replaces {
 impl History {
     /// A history of `nodes` nodes that did nothing yet.
     pub fn new(nodes: usize) -> Self {
-        Self {
-            nodes: vec![NodeHistory::default(); nodes],
-            ..Self::default()
-        }
+        Self { nodes: vec![NodeHistory::default(); nodes], ..Self::default() }
     }
 
     /// One node's part.
@@ -84,9 +82,16 @@ impl History {
     ///
     /// # Errors
     /// When that breaks an invariant.
-    pub fn appended(&mut self, at: usize, server_id: u32, bytes: &Bytes, intent: Option<&Intent>) -> Result<Rc<Written>, Violation> {
-        let decoded = WriteSet::decode(bytes)
-            .map_err(|error| Violation::new(gtid_never_two_payloads::NAME, format!("node {server_id} appended {error}")))?;
+    pub fn appended(
+        &mut self,
+        at: usize,
+        server_id: u32,
+        bytes: &Bytes,
+        intent: Option<&Intent>,
+    ) -> Result<Rc<Written>, Violation> {
+        let decoded = WriteSet::decode(bytes).map_err(|error| {
+            Violation::new(gtid_never_two_payloads::NAME, format!("node {server_id} appended {error}"))
+        })?;
         let dot = decoded.dot;
         applied_once_and_in_order::check_next(server_id, self.nodes[at].staged.seen(), dot)?;
         let written = match self.writes.get(&dot) {
@@ -95,7 +100,9 @@ impl History {
                 causal_order::check(server_id, self.nodes[at].staged.seen(), known)?;
                 Rc::clone(known)
             }
-            None if dot.origin.server_id != server_id => return Err(gtid_never_two_payloads::from_nowhere(server_id, dot)),
+            None if dot.origin.server_id != server_id => {
+                return Err(gtid_never_two_payloads::from_nowhere(server_id, dot));
+            }
             None => {
                 let written = Rc::new(self.nodes[at].meant(decoded, bytes, intent)?);
                 self.graves.note(&written);
@@ -217,7 +224,8 @@ impl NodeHistory {
 
     fn meant_by_client(&self, decoded: &WriteSet, intent: &Intent) -> Result<Vec<Meant>, Violation> {
         let mut changes = Vec::with_capacity(intent.changes.len());
-        let mut found: BTreeMap<RecordKey, _> = decoded.changes.iter().map(|change| (change.record_key(), change)).collect();
+        let mut found: BTreeMap<RecordKey, _> =
+            decoded.changes.iter().map(|change| (change.record_key(), change)).collect();
         for intended in &intent.changes {
             let meant = self.names(intended);
             let found = found.remove(&intended.key);
@@ -231,11 +239,7 @@ impl NodeHistory {
                 let what = format!("{} does not put what its client sent for {:?}", decoded.dot, intended.key);
                 return Err(Violation::new(supersedes_what_was_shown::NAME, what));
             }
-            changes.push(Meant {
-                key: intended.key.clone(),
-                names: meant,
-                put: intended.put.clone(),
-            });
+            changes.push(Meant { key: intended.key.clone(), names: meant, put: intended.put.clone() });
         }
         match found.into_keys().next() {
             None => Ok(changes),

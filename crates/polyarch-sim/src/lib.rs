@@ -29,6 +29,6 @@ mod history;
 mod rng;
 mod trace;
 
-pub use history::{History, Intent, IntendedChange, NodeHistory, Replaces};
+pub use history::{History, IntendedChange, Intent, NodeHistory, Replaces};
 pub use rng::Rng;
 pub use trace::{Sink, Trace};

@@ -74,12 +74,7 @@ fn parse_bug(name: &str) -> Result<Bug, String> {
 fn main() -> ExitCode {
     match Cli::parse().command {
         None => story(),
-        Some(Command::Run {
-            seeds,
-            jobs,
-            bug,
-            failures,
-        }) => run(seeds, jobs, bug, failures),
+        Some(Command::Run { seeds, jobs, bug, failures }) => run(seeds, jobs, bug, failures),
         Some(Command::Replay { seed, trace, bug }) => replay(seed, trace, bug),
         Some(Command::Bugs { seeds, jobs }) => catch_bugs(seeds, jobs),
     }
@@ -155,7 +150,8 @@ fn catch_bugs(seeds: u64, jobs: Option<usize>) -> ExitCode {
     println!("{:<32} {:<36} after seeds", "bug", "caught by");
     let mut missed = 0;
     for bug in BUGS {
-        let totals = run_seeds(0..seeds, jobs.unwrap_or_else(processors), Some(bug), 1, &|done| show_progress(done, seeds));
+        let totals =
+            run_seeds(0..seeds, jobs.unwrap_or_else(processors), Some(bug), 1, &|done| show_progress(done, seeds));
         clear_progress();
         match totals.failures.first() {
             Some(failure) => println!("{:<32} {:<36} {}", bug.name, failure.violation.invariant, totals.passed + 1),

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use polyarch_crdt::{AppliedSet, Record};
 use polyarch_protocol::catalog::Catalog;
 use polyarch_protocol::{
-    ChainHeads, Feed, Input, KeyspaceId, LinkId, LogPosition, Now, RecordKey, Records, Replica, ReplicaConfig, RequestTag, Storage,
-    StorageError,
+    ChainHeads, Feed, Input, KeyspaceId, LinkId, LogPosition, Now, RecordKey, Records, Replica, ReplicaConfig,
+    RequestTag, Storage, StorageError,
 };
 use polyarch_store::{OpenError, StateReport, StoreConfig};
 
@@ -137,10 +137,7 @@ impl Node {
         let (store, frontier, report) = self.devices.open(store)?;
         let (reader, log, durable_end) = (store.reader(), store.log_reader(), store.durable_end());
         let published = frontier.heads.applied().clone();
-        let observed = Observed {
-            store,
-            appended: Vec::new(),
-        };
+        let observed = Observed { store, appended: Vec::new() };
         let replica = Replica::open(config, observed, frontier, now).map_err(OpenError::Replay)?;
         let catalog = Arc::clone(replica.catalog());
         self.boot += 1;
@@ -163,10 +160,7 @@ impl Node {
 
     /// The time as a process here reads it.
     pub fn now(&self, now_us: u64) -> Now {
-        Now {
-            wall_ms: self.clock.read(now_us),
-            mono_ms: now_us / 1_000,
-        }
+        Now { wall_ms: self.clock.read(now_us), mono_ms: now_us / 1_000 }
     }
 
     /// The running process, if it is the one that `boot` names and is not paused.

@@ -144,38 +144,24 @@ impl Registers {
     /// What a key should show, in the order of dots.
     pub fn live(&self, key: &RecordKey) -> Vec<Shown> {
         let Some(register) = self.registers.get(key) else { return Vec::new() };
-        let shown = register.live.iter().map(|(dot, (hlc, value))| Shown {
-            dot: *dot,
-            hlc: *hlc,
-            value: value.clone(),
-        });
+        let shown =
+            register.live.iter().map(|(dot, (hlc, value))| Shown { dot: *dot, hlc: *hlc, value: value.clone() });
         shown.collect()
     }
 
     /// The dots that a key should show.
     pub fn live_dots(&self, key: &RecordKey) -> Vec<Dot> {
-        self.registers
-            .get(key)
-            .map_or_else(Vec::new, |register| register.live.keys().copied().collect())
+        self.registers.get(key).map_or_else(Vec::new, |register| register.live.keys().copied().collect())
     }
 
     /// Keys with something to show.
     pub fn live_keys(&self) -> impl Iterator<Item = &RecordKey> {
-        self.registers
-            .iter()
-            .filter(|(_, register)| !register.live.is_empty())
-            .map(|(key, _)| key)
+        self.registers.iter().filter(|(_, register)| !register.live.is_empty()).map(|(key, _)| key)
     }
 }
 
 /// What a record of the code under test holds for its only field, in the same form.
 pub fn shown_of(record: &Record) -> Vec<Shown> {
     let fields = record.fields().iter().flat_map(|field| field.siblings());
-    fields
-        .map(|sibling| Shown {
-            dot: sibling.dot,
-            hlc: sibling.hlc,
-            value: sibling.value.clone(),
-        })
-        .collect()
+    fields.map(|sibling| Shown { dot: sibling.dot, hlc: sibling.hlc, value: sibling.value.clone() }).collect()
 }

@@ -87,7 +87,12 @@ mod tests {
 
     #[test]
     fn a_seed_draws_the_same_again_and_another_seed_does_not() {
-        let draw = |seed| std::iter::repeat_with(|| 0).scan(Rng::new(seed), |rng, _: i32| Some(rng.bits())).take(8).collect::<Vec<_>>();
+        let draw = |seed| {
+            std::iter::repeat_with(|| 0)
+                .scan(Rng::new(seed), |rng, _: i32| Some(rng.bits()))
+                .take(8)
+                .collect::<Vec<_>>()
+        };
         assert_eq!(draw(7), draw(7));
         assert_ne!(draw(7), draw(8));
     }

@@ -60,10 +60,7 @@ pub fn run_seed(seed: u64, bug: Option<Bug>, sink: Sink) -> Result<Report, Box<F
 }
 
 fn message(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("without a message").to_owned()
 }
 
@@ -105,7 +102,13 @@ impl Totals {
 }
 
 /// Runs seeds on `jobs` threads, telling `progress` of each one done, and ends after `failures_max`.
-pub fn run_seeds(seeds: Range<u64>, jobs: usize, bug: Option<Bug>, failures_max: usize, progress: &(dyn Fn(u64) + Sync)) -> Totals {
+pub fn run_seeds(
+    seeds: Range<u64>,
+    jobs: usize,
+    bug: Option<Bug>,
+    failures_max: usize,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Totals {
     let (next, is_enough) = (AtomicU64::new(seeds.start), AtomicBool::new(false));
     let totals = Mutex::new(Totals::default());
     let work = || {

@@ -11,7 +11,7 @@
 //!   last `get` of the key had shown, with `beside` nothing
 //! - `N delete KEYSPACE/KEY`, with the same endings
 //! - `N get KEYSPACE/KEY` prints `N KEYSPACE/KEY: VALUES`
-//! - `cut N M`, `heal`, `power-cut N`, and `digests`, which prints whether all nodes are equal
+//! - `cut N M`, `heal`, `power-cut N`, `rest` (lets a few seconds pass), and `digests`, which prints whether all nodes are equal
 //!
 //! The API may change under them; scripts stay. All invariants of [`crate::invariants`] are checked
 //! at every step.
@@ -49,6 +49,7 @@ fn perform(world: &mut World, nodes: usize, statement: &str) -> Result<Option<St
     let on = |name: &str| node(name).ok_or_else(unreadable);
     match words.as_slice() {
         ["cut", one, two] => world.cut(on(one)?, on(two)?).map(|()| None),
+        ["rest"] => world.pass(3_000).map(|()| None),
         ["heal"] => world.mend().map(|()| None),
         ["power-cut", name] => world.power_cut(on(name)?).map(|()| None),
         ["digests"] => {

@@ -17,10 +17,7 @@ const KEY: &str = "alice";
 /// # Errors
 /// When an invariant does not hold in it.
 pub fn tell() -> Result<String, Violation> {
-    let mut story = Story {
-        world: World::scripted(NAMES.len(), Sink::Nowhere)?,
-        text: String::new(),
-    };
+    let mut story = Story { world: World::scripted(NAMES.len(), Sink::Nowhere)?, text: String::new() };
     story.run()?;
     Ok(story.text)
 }

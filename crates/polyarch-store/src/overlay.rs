@@ -14,7 +14,7 @@ pub(crate) struct Overlay<S> {
     published: Arc<Published<S>>,
     staged: BTreeMap<RecordKey, Arc<Record>>,
     // Records that were read and not changed: a coordinator reads what its write set will change,
-    // and each is looked up in the state once. Good until something is published.
+    // and each is looked up in the state once. None is out of date, since all changes come by here.
     read: BTreeMap<RecordKey, Arc<Record>>,
 }
 

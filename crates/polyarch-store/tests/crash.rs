@@ -402,6 +402,22 @@ fn a_damaged_state_is_set_aside_and_rebuilt() {
 }
 
 #[test]
+fn a_state_that_rolled_back_and_is_not_what_it_says_is_rebuilt() {
+    let mut world = World::new(14, config());
+    (0..20).for_each(|n| world.write(&put(n % 12, 0, Sees::All)));
+    world.checkpoint(true).unwrap();
+    let early = world.state.checkpoint().unwrap().unwrap();
+    (0..20).for_each(|n| world.write(&put(n % 12, 0, Sees::All)));
+    world.checkpoint(true).unwrap();
+    // The records of today under the metadata of before.
+    world.state.apply_sorted(Vec::new(), &early).unwrap();
+    world.state.flush().unwrap();
+    world.disk.restart();
+    world.reopen().unwrap();
+    assert!(matches!(&world.node.report.state, StateReport::Rebuilt { why, .. } if why.contains("digest")));
+}
+
+#[test]
 fn a_log_with_something_else_in_it_is_an_error() {
     let mut world = World::new(13, config());
     world.write(&put(1, 0, Sees::All));

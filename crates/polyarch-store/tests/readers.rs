@@ -37,7 +37,7 @@ struct Witness {
 }
 
 impl Witness {
-    fn see(&mut self, key: RecordKey, seq: u64) {
+    fn see(&mut self, key: &RecordKey, seq: u64) {
         let before = self.seen.insert(key.clone(), seq).unwrap_or(0);
         assert!(seq >= before, "{key:?} went from {before} back to {seq}");
     }
@@ -45,7 +45,7 @@ impl Witness {
     /// Looks at single keys and at all of them.
     fn look<S: StateStore>(&mut self, reader: &StateReader<S>, round: u32) {
         for number in [round % PAIRS, (round * 7) % PAIRS + PAIRS] {
-            self.see(key(number), shown(&reader.get(&key(number)).unwrap()));
+            self.see(&key(number), shown(&reader.get(&key(number)).unwrap()));
         }
         let all = reader.scan(&ScanRange::prefix(keyspace(), b""), usize::MAX).unwrap();
         let all: BTreeMap<RecordKey, u64> = all.into_iter().map(|(key, record)| (key, shown(&record))).collect();
@@ -53,7 +53,7 @@ impl Witness {
             let [one, two] = pair(number).map(|number| all.get(&key(number)).copied().unwrap_or(0));
             assert_eq!(one, two, "a write set is seen whole");
         }
-        all.into_iter().for_each(|(key, seq)| self.see(key, seq));
+        all.iter().for_each(|(key, seq)| self.see(key, *seq));
         self.pages(reader);
     }
 

@@ -197,7 +197,7 @@ fn the_metadata_comes_with_its_batch(backend: &mut impl Backend) {
 fn large_values_and_keys_fit(backend: &mut impl Backend) {
     let state = backend.opener().open().unwrap();
     let long_key = RecordKey::new(keyspace(), &[b'k'; 64 << 10]);
-    let value = Bytes::from((0..16u32 << 20).map(|n| (n * 31 >> 7) as u8).collect::<Vec<u8>>());
+    let value = Bytes::from((0..16u32 << 20).map(|n| ((n * 31) >> 7) as u8).collect::<Vec<u8>>());
     let large = Some(Arc::new(record(value.clone())));
     state.apply_sorted(vec![(key(1), large.clone()), (long_key.clone(), large)], &at(1)).unwrap();
     state.flush().unwrap();

@@ -11,14 +11,14 @@ use crate::failure::Failure;
 use crate::json::{BatchChange, WrittenObject};
 use crate::terminal::{Lines, Output, Place};
 
-/// Write several keys at once: all become visible together on every node, or none is written
+/// Change several keys at once: all together on every node, or none
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Each line is a change:
   {\"op\": \"put\", \"keyspace\": .., \"key\": .., \"value\": ..}
   {\"op\": \"delete\", \"keyspace\": .., \"key\": ..}
-Both may have a \"context\", a put also \"nothing_seen\": true. Bytes that are not UTF-8 go as \"key_base64\" and
-\"value_base64\". A key may be changed once.
+Both may have a \"context\", a put also \"nothing_seen\": true. Bytes that are not UTF-8 go as
+\"key_base64\" and \"value_base64\". A key may be changed once.
 With --json: {\"gtid\", \"hlc\", \"token\"}; both null when there was nothing to do.
 
 Example:

@@ -24,8 +24,8 @@ With --json, a line for each write set:
   {\"start\", \"end\", \"known_synced\", \"bytes\", \"gtid\", \"hlc\",
    \"dependencies\": {\"whole\", \"predecessor\", \"applied\": [GTID..]},
    \"changes\": [{\"op\", \"keyspace\", \"key\", \"field\", \"supersedes\": [GTID..], \"value\"}]}
-\"keyspace\" is an id, \"op\" is put or delete. Bytes that are no write set have an \"error\" instead of a gtid.
-The cluster's secret keys are in the log and are not printed: their changes have no value.
+\"keyspace\" is an id, \"op\" is put or delete. Bytes that are no write set have an \"error\" instead of
+a gtid. The cluster's secret keys are in the log and are not printed: their changes have no value.
 
 Examples:
   polyarch log dump certs/data/node-1

@@ -15,7 +15,8 @@ use crate::terminal::{Output, escaped, note, read_stdin};
 /// Print the value of a key
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Without --json: the value's bytes and nothing else. If concurrent writes left several, each ends with a newline.
+Without --json: the value's bytes and nothing else. If concurrent writes left several, each ends
+                with a newline.
 With --json:    {\"key\", \"siblings\": [{\"value\", \"gtid\", \"hlc\", \"server_id\"}], \"context\", \"token\"}
                 Keys and values that are not UTF-8 are \"key_base64\" and \"value_base64\".
 A key that is not there: exit status 1; with --json no siblings, and a context of null.
@@ -36,14 +37,15 @@ pub(crate) struct Get {
 /// Put a value in place of what is there
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Without --context, the value replaces all that the node holds. With the \"context\" of a read, it replaces what that
-read has shown, and what was written concurrently stays beside it.
+Without --context, the value replaces all that the node holds. With the \"context\" of a read, it
+replaces what that read has shown, and what was written concurrently stays beside it.
 With --json: {\"gtid\", \"hlc\", \"token\"}
 
 Examples:
   polyarch put notes hello world
   polyarch put photos cat - < cat.jpg
-  polyarch put carts ada '3 apples' --context \"$(polyarch get carts ada --json | jq -r .context)\"")]
+  context=$(polyarch get carts ada --json | jq -r .context)
+  polyarch put carts ada '3 apples' --context $context")]
 pub(crate) struct Put {
     #[command(flatten)]
     place: RecordPlace,
@@ -65,8 +67,8 @@ pub(crate) struct Put {
 /// Delete a key
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Without --context, all that the node holds is deleted. With the \"context\" of a read, what that read has shown; what
-was written concurrently stays. Nothing to delete: exit status 1.
+Without --context, all that the node holds is deleted. With the \"context\" of a read, what that
+read has shown; what was written concurrently stays. Nothing to delete: exit status 1.
 With --json: {\"gtid\", \"hlc\", \"token\"}; both null when there was nothing to delete.
 
 Example:
@@ -86,7 +88,8 @@ pub(crate) struct Delete {
 /// Print the keys of a keyspace in order, with their values
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Without --json: a line KEY<TAB>VALUE for each sibling; control characters and what is not UTF-8 are escaped.
+Without --json: a line KEY<TAB>VALUE for each sibling; control characters and what is not UTF-8
+                are escaped.
 With --json:    a line for each key, as `polyarch get --json` prints it.
 
 Example:
@@ -168,7 +171,7 @@ fn print_values(record: &Record, output: &mut Output) -> Result<(), Failure> {
         output.bytes(b"\n")?;
     }
     let siblings = record.siblings().len();
-    note(&format!("{siblings} values were written concurrently; --json shows each with its origin, and the context to settle them"));
+    note(&format!("{siblings} values were written concurrently; --json shows their origins, and the context to settle them"));
     Ok(())
 }
 

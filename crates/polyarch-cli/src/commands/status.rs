@@ -11,13 +11,15 @@ use crate::terminal::Output;
 /// Show how a node is: what it has applied, its links, and its counters
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Asks any node of the profile, the one of --node, or each with --all. With --json, one object for each node asked:
-  {\"node\", \"cluster_id\", \"server_id\", \"version\", \"writes_refused\", \"applied\": [GTID..], \"digest\",
-   \"peers\": [{\"server_id\", \"addresses\", \"linked\", \"cut\", \"behind\", \"ahead\", \"equal\", \"clock_offset_ms\"}],
-   \"counters\": {\"written\", \"received\", \"skipped\", \"conflicts\", \"syncs\", \"log_bytes\", \"checkpoints\",
-                \"link_bytes_sent\", \"link_bytes_received\"}}
-\"node\" is the address that was named. Of a node that does not answer, --all prints {\"node\", \"error\"}, goes on, and
-ends with exit status 4. Nodes that have applied the same show the same \"applied\" and \"digest\".
+Asks any node of the profile, the one of --node, or each with --all. With --json, a line for each:
+  {\"node\", \"cluster_id\", \"server_id\", \"version\", \"writes_refused\", \"applied\": [GTID..],
+   \"digest\", \"peers\": [{\"server_id\", \"addresses\", \"linked\", \"cut\", \"behind\", \"ahead\",
+   \"equal\", \"clock_offset_ms\"}], \"counters\": {\"written\", \"received\", \"skipped\",
+   \"conflicts\", \"syncs\", \"log_bytes\", \"checkpoints\", \"link_bytes_sent\",
+   \"link_bytes_received\"}}
+\"node\" is the address that was named. Of a node that does not answer, --all prints
+{\"node\", \"error\"}, goes on, and ends with exit status 4. Nodes that have applied the same show the
+same \"applied\" and \"digest\".
 
 Examples:
   polyarch status --node 127.0.0.1:7401

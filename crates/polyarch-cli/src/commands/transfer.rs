@@ -28,9 +28,9 @@ const READ_AHEAD_LINES: usize = 256;
 Each line is a record:
   {\"key\": .., \"value\": ..}
   {\"key\": .., \"siblings\": [{\"value\": ..}, ..]}    as `polyarch export` and `scan --json` print them
-Bytes that are not UTF-8 go as \"key_base64\" and \"value_base64\". Each record replaces what the node holds of its
-key; of several with one key, the last remains. The records are written one by one: an import that failed half-way
-says how many were, and can be repeated.
+Bytes that are not UTF-8 go as \"key_base64\" and \"value_base64\". Each record replaces what the
+node holds of its key; of several with one key, the last remains. The records are written one by
+one: an import that failed half-way says how many were, and can be repeated.
 
 Examples:
   polyarch import notes notes.jsonl
@@ -46,8 +46,8 @@ pub(crate) struct Import {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Each line is a record: {\"key\", \"siblings\": [{\"value\", \"gtid\", \"hlc\", \"server_id\"}]}
-Keys and values that are not UTF-8 are \"key_base64\" and \"value_base64\". A file appears whole or not at all.
-What is written meanwhile may be in it or not: the export is no snapshot of one moment.
+Keys and values that are not UTF-8 are \"key_base64\" and \"value_base64\". A file appears whole or
+not at all. What is written meanwhile may be in it or not: this is no snapshot of one moment.
 
 Examples:
   polyarch export notes notes.jsonl

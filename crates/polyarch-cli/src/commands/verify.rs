@@ -14,9 +14,10 @@ use crate::terminal::Output;
 #[command(after_help = "\
 Reads the log with its checksums, chains and positions, a copy of the state, and compares them. Exit status 3 when
 something is wrong. With --json:
-  {\"clean\", \"segments\", \"write_sets\", \"log_end\", \"unsynced_bytes\", \"from_the_beginning\", \"state_position\",
-   \"state_records\", \"applied\": [GTID..], \"digest\", \"chain_heads\": [{\"gtid\", \"hash\"}],
-   \"problems\": [{\"place\", \"what\"}], \"problems_unlisted\"}
+  {\"clean\", \"segments\", \"write_sets\", \"log_end\", \"unsynced_bytes\", \"from_the_beginning\",
+   \"state_position\", \"state_records\", \"applied\": [GTID..], \"digest\",
+   \"chain_heads\": [{\"gtid\", \"hash\"}], \"problems\": [{\"place\", \"what\"}],
+   \"problems_unlisted\"}
 
 Example:
   polyarch verify certs/data/node-1")]

@@ -64,14 +64,8 @@ impl<S: Storage> Replica<S> {
         // A delete of nothing changes nothing anywhere.
         changes.retain(|change| change.effect.value().is_some() || !change.supersedes.is_empty());
         if changes.is_empty() {
-            let token = SessionToken {
-                seen: self.frontier.heads.applied().clone(),
-            };
-            return Ok(Written {
-                dot: None,
-                hlc: None,
-                token: token.to_bytes().into(),
-            });
+            let token = SessionToken { seen: self.frontier.heads.applied().clone() };
+            return Ok(Written { dot: None, hlc: None, token: token.to_bytes().into() });
         }
         self.write_changes(now, |_, _| changes)
     }
@@ -87,11 +81,7 @@ impl<S: Storage> Replica<S> {
         self.write_changes(now, |dot, created| {
             let id = KeyspaceId { dot, index: 0 };
             let definition = KeyspaceDefinition { name, kind, created };
-            vec![system_change(
-                catalog::keyspace_key(id),
-                Vec::new(),
-                &SystemRecord::Keyspace(definition),
-            )]
+            vec![system_change(catalog::keyspace_key(id), Vec::new(), &SystemRecord::Keyspace(definition))]
         })
     }
 
@@ -139,10 +129,7 @@ impl<S: Storage> Replica<S> {
     fn check_size(&self, request: &WriteRequest) -> Result<(), Refusal> {
         let (limits, changes) = (&self.config.limits, &request.changes);
         if changes.len() > limits.changes_max {
-            return Err(Refusal::TooManyChanges {
-                len: changes.len() as u64,
-                max: limits.changes_max as u64,
-            });
+            return Err(Refusal::TooManyChanges { len: changes.len() as u64, max: limits.changes_max as u64 });
         }
         for change in changes {
             let (key, value) = (change.key.len(), change.put.as_ref().map_or(0, Bytes::len));
@@ -150,16 +137,10 @@ impl<S: Storage> Replica<S> {
                 return Err(Refusal::KeyEmpty);
             }
             if key > limits.key_bytes_max {
-                return Err(Refusal::KeyTooLong {
-                    len: key as u64,
-                    max: limits.key_bytes_max as u64,
-                });
+                return Err(Refusal::KeyTooLong { len: key as u64, max: limits.key_bytes_max as u64 });
             }
             if value > limits.value_bytes_max {
-                return Err(Refusal::ValueTooLong {
-                    len: value as u64,
-                    max: limits.value_bytes_max as u64,
-                });
+                return Err(Refusal::ValueTooLong { len: value as u64, max: limits.value_bytes_max as u64 });
             }
         }
         Ok(())
@@ -168,17 +149,16 @@ impl<S: Storage> Replica<S> {
     /// Refuses what would not fit its write set, before anything of the epoch is touched. Counts at
     /// least what the encoded form takes: a longer one could not be kept here nor read elsewhere.
     fn check_length(&self, changes: &[Change]) -> Result<(), Refusal> {
-        let of_change = |c: &Change| CHANGE_BYTES + c.key.len() + c.effect.value().map_or(0, Bytes::len) + c.supersedes.len() * DOT_BYTES;
+        let of_change = |c: &Change| {
+            CHANGE_BYTES + c.key.len() + c.effect.value().map_or(0, Bytes::len) + c.supersedes.len() * DOT_BYTES
+        };
         let dependencies = self.frontier.heads.applied().len() * DOT_BYTES;
         let (len, max) = (
             WRITE_SET_BYTES + dependencies + changes.iter().map(of_change).sum::<usize>(),
             self.config.limits.write_set_bytes_max,
         );
         match len > max {
-            true => Err(Refusal::WriteTooLong {
-                len: len as u64,
-                max: max as u64,
-            }),
+            true => Err(Refusal::WriteTooLong { len: len as u64, max: max as u64 }),
             false => Ok(()),
         }
     }
@@ -215,13 +195,7 @@ impl<S: Storage> Replica<S> {
             });
         }
         let effect = change.put.map_or(Effect::Delete, Effect::Put);
-        Ok(Change {
-            keyspace,
-            key: change.key,
-            field: FieldPath::opaque(),
-            supersedes,
-            effect,
-        })
+        Ok(Change { keyspace, key: change.key, field: FieldPath::opaque(), supersedes, effect })
     }
 
     fn open_context(&self, context: &SealedContext, record_key: &crate::RecordKey) -> Result<Vec<Dot>, Refusal> {
@@ -231,13 +205,10 @@ impl<S: Storage> Replica<S> {
         let dots = opened.dots(&FieldPath::opaque()).to_vec();
         // No node can have shown what this process has not yet written.
         let own = self.epoch.as_ref().map(|epoch| epoch.origin);
-        match dots
-            .iter()
-            .find(|dot| Some(dot.origin) == own && !self.frontier.heads.applied().includes(**dot))
-        {
-            Some(dot) => Err(Refusal::Context(format!(
-                "this context names {dot}, which was never written; read the key again"
-            ))),
+        match dots.iter().find(|dot| Some(dot.origin) == own && !self.frontier.heads.applied().includes(**dot)) {
+            Some(dot) => {
+                Err(Refusal::Context(format!("this context names {dot}, which was never written; read the key again")))
+            }
             None => Ok(dots),
         }
     }
@@ -250,38 +221,22 @@ impl<S: Storage> Replica<S> {
         };
         let seq = self.frontier.heads.applied().seq(origin) + 1;
         let (dot, hlc) = (Dot::new(origin, seq), self.clock.tick(now.wall_ms));
-        let write_set = WriteSet {
-            dot,
-            hlc,
-            dependencies: self.dependencies(dot),
-            changes: changes(dot, hlc),
-        };
+        let write_set = WriteSet { dot, hlc, dependencies: self.dependencies(dot), changes: changes(dot, hlc) };
         let bytes = write_set.encode();
         if let Err(error) = self.commit(&write_set, &bytes) {
             self.fail(error.0.clone());
             return Err(Refusal::StorageFailed(error.0));
         }
         self.counters.written += 1;
-        let token = SessionToken {
-            seen: [dot].into_iter().collect(),
-        };
-        Ok(Written {
-            dot: Some(dot),
-            hlc: Some(hlc),
-            token: token.to_bytes().into(),
-        })
+        let token = SessionToken { seen: [dot].into_iter().collect() };
+        Ok(Written { dot: Some(dot), hlc: Some(hlc), token: token.to_bytes().into() })
     }
 
     fn dependencies(&mut self, dot: Dot) -> Dependencies {
         if dot.seq == 1 {
-            let predecessor = self
-                .frontier
-                .newest_epoch(self.config.server_id)
-                .map(|o| Dot::new(o, self.frontier.heads.head(o).seq));
-            return Dependencies::Whole {
-                predecessor,
-                applied: self.frontier.heads.applied().clone(),
-            };
+            let predecessor =
+                self.frontier.newest_epoch(self.config.server_id).map(|o| Dot::new(o, self.frontier.heads.head(o).seq));
+            return Dependencies::Whole { predecessor, applied: self.frontier.heads.applied().clone() };
         }
         let unsaid = self.epoch.as_mut().map(|epoch| std::mem::take(&mut epoch.unsaid));
         Dependencies::Changed(unsaid.unwrap_or_default())
@@ -292,10 +247,7 @@ impl<S: Storage> Replica<S> {
     fn open_epoch(&mut self, now: Now) -> Origin {
         let server_id = self.config.server_id;
         if let (true, Some(used)) = (seeded_bug("epoch-reused"), self.frontier.newest_epoch(server_id)) {
-            self.epoch = Some(Epoch {
-                origin: used,
-                unsaid: AppliedSet::new(),
-            });
+            self.epoch = Some(Epoch { origin: used, unsaid: AppliedSet::new() });
             return used;
         }
         let origin = loop {
@@ -313,14 +265,8 @@ impl<S: Storage> Replica<S> {
                 break origin;
             }
         };
-        let predecessor = self
-            .frontier
-            .newest_epoch(server_id)
-            .map(|o| Dot::new(o, self.frontier.heads.head(o).seq));
-        self.epoch = Some(Epoch {
-            origin,
-            unsaid: AppliedSet::new(),
-        });
+        let predecessor = self.frontier.newest_epoch(server_id).map(|o| Dot::new(o, self.frontier.heads.head(o).seq));
+        self.epoch = Some(Epoch { origin, unsaid: AppliedSet::new() });
         self.event(Event::EpochOpened { origin, predecessor });
         origin
     }

@@ -279,11 +279,7 @@ impl<S: Storage> Replica<S> {
             Input::LinkUp { link, server_id, dialed } => self.link_up(link, server_id, dialed),
             Input::LinkDown(link) => self.link_down(link, now),
             Input::Message(link, message) => self.message(link, message, now),
-            Input::FeedGroup {
-                link,
-                subscription,
-                write_sets,
-            } => self.feed_group(link, subscription, write_sets, now),
+            Input::FeedGroup { link, subscription, write_sets } => self.feed_group(link, subscription, write_sets, now),
             Input::Durable(position) => self.synced(position),
             Input::StorageFailed(reason) => self.fail(reason),
             Input::Tick => self.replan(now),
@@ -346,9 +342,9 @@ impl<S: Storage> Replica<S> {
     /// may leave the log.
     pub fn all_members_have(&self, applied: &AppliedSet) -> bool {
         self.members_to_link().all(|member| {
-            self.sessions
-                .values()
-                .any(|s| s.server_id == member.server_id && s.heartbeat.as_ref().is_some_and(|h| h.applied.includes_all(applied)))
+            self.sessions.values().any(|s| {
+                s.server_id == member.server_id && s.heartbeat.as_ref().is_some_and(|h| h.applied.includes_all(applied))
+            })
         }) && self.cut.is_empty()
     }
 
@@ -390,11 +386,9 @@ impl<S: Storage> Replica<S> {
     /// Commits a peer's write set, all of whose dependencies are applied.
     fn commit_remote(&mut self, write_set: &WriteSet, bytes: &Bytes, now: Now) -> Result<(), StorageError> {
         match self.clock.observe(write_set.hlc, now.wall_ms, self.config.timings.hlc_ahead_max_ms) {
-            Observed::TooFarAhead { ahead_ms } if self.stamped_ahead.insert(write_set.dot.origin) => self.event(Event::StampAhead {
-                dot: write_set.dot,
-                hlc: write_set.hlc,
-                ahead_ms,
-            }),
+            Observed::TooFarAhead { ahead_ms } if self.stamped_ahead.insert(write_set.dot.origin) => {
+                self.event(Event::StampAhead { dot: write_set.dot, hlc: write_set.hlc, ahead_ms });
+            }
             Observed::Merged | Observed::TooFarAhead { .. } => {}
         }
         let _ = self.commit(write_set, bytes)?;
@@ -481,11 +475,7 @@ impl<S: Storage> Replica<S> {
         if self.failed.is_none() && self.durable.staged.is_empty() && *applied != self.durable.applied {
             return Err("nothing is staged, and yet durable is behind");
         }
-        if self
-            .epoch
-            .as_ref()
-            .is_some_and(|epoch| epoch.origin.server_id != self.config.server_id)
-        {
+        if self.epoch.as_ref().is_some_and(|epoch| epoch.origin.server_id != self.config.server_id) {
             return Err("the open epoch is not one's own");
         }
         Ok(())

@@ -120,7 +120,9 @@ impl<S: Storage> Replica<S> {
             Some(theirs) if theirs != self.config.cluster_id => {
                 format!("it belongs to cluster {theirs}, this node to {}", self.config.cluster_id)
             }
-            _ if hello.server_id != server_id => format!("its certificate says {server_id}, its hello {}", hello.server_id),
+            _ if hello.server_id != server_id => {
+                format!("its certificate says {server_id}, its hello {}", hello.server_id)
+            }
             _ if server_id == own_id => "it has this node's own server id; stop one of the two".to_owned(),
             Some(_) => {
                 session.established = Some(hello.boot_id);
@@ -128,18 +130,13 @@ impl<S: Storage> Replica<S> {
                 return;
             }
         };
-        self.event(Event::Refused {
-            server_id,
-            reason: reason.clone(),
-        });
+        self.event(Event::Refused { server_id, reason: reason.clone() });
         self.close(link, &reason);
     }
 
     fn establish(&mut self, link: LinkId, server_id: u32) {
-        let others = self
-            .sessions
-            .iter()
-            .filter(|(id, s)| **id != link && s.server_id == server_id && s.established.is_some());
+        let others =
+            self.sessions.iter().filter(|(id, s)| **id != link && s.server_id == server_id && s.established.is_some());
         let others: Vec<LinkId> = others.map(|(id, _)| *id).collect();
         if others.is_empty() {
             self.event(Event::Linked { server_id });
@@ -218,10 +215,7 @@ impl<S: Storage> Replica<S> {
         if refuse.subscription != session.subscription || !session.subscribed.remove(&refuse.origin) {
             return;
         }
-        let refused = Refused {
-            seq: self.frontier.heads.applied().seq(refuse.origin),
-            since_ms: now.mono_ms,
-        };
+        let refused = Refused { seq: self.frontier.heads.applied().seq(refuse.origin), since_ms: now.mono_ms };
         session.refused.insert(refuse.origin, refused);
         self.plan.leave(refuse.origin, link);
         match refuse.reason {
@@ -229,10 +223,9 @@ impl<S: Storage> Replica<S> {
                 self.paused.insert(refuse.origin);
                 self.event(Event::Fork { dot, server_id });
             }
-            RefuseReason::LogRemoved | RefuseReason::LogUnreadable => self.event(Event::NotFed {
-                origin: refuse.origin,
-                server_id,
-            }),
+            RefuseReason::LogRemoved | RefuseReason::LogUnreadable => {
+                self.event(Event::NotFed { origin: refuse.origin, server_id });
+            }
         }
         self.replan(now);
     }
@@ -248,11 +241,8 @@ impl<S: Storage> Replica<S> {
             .established()
             .filter_map(|(link, session)| {
                 let heartbeat = session.heartbeat.as_ref()?;
-                let feedable = heartbeat
-                    .applied
-                    .iter()
-                    .filter(|dot| !session.refused.contains_key(&dot.origin))
-                    .collect();
+                let feedable =
+                    heartbeat.applied.iter().filter(|dot| !session.refused.contains_key(&dot.origin)).collect();
                 Some((link, session.server_id, session.fed_ms, feedable))
             })
             .collect();
@@ -276,13 +266,7 @@ impl<S: Storage> Replica<S> {
                 .collect(),
             None => Vec::new(),
         };
-        let sight = Sight {
-            applied,
-            unfed: &unfed,
-            peers: &peers,
-            awaited: &awaited,
-            now_ms: now.mono_ms,
-        };
+        let sight = Sight { applied, unfed: &unfed, peers: &peers, awaited: &awaited, now_ms: now.mono_ms };
         let mut wishes = self.plan.update(&sight, &self.config.timings.feeds);
         let links: Vec<LinkId> = peers.iter().map(|peer| peer.link).collect();
         for link in links {
@@ -297,8 +281,9 @@ impl<S: Storage> Replica<S> {
         let applied = self.frontier.heads.applied();
         let forget_ms = self.config.timings.feeds.feed_stall_ms.saturating_mul(REFUSED_STALLS);
         for session in self.sessions.values_mut() {
-            let stands =
-                |origin: &Origin, r: &mut Refused| applied.seq(*origin) <= r.seq && now.mono_ms.saturating_sub(r.since_ms) < forget_ms;
+            let stands = |origin: &Origin, r: &mut Refused| {
+                applied.seq(*origin) <= r.seq && now.mono_ms.saturating_sub(r.since_ms) < forget_ms
+            };
             session.refused.retain(stands);
         }
     }
@@ -327,10 +312,7 @@ impl<S: Storage> Replica<S> {
         let owed = std::mem::take(&mut session.owed);
         let subscription = session.subscription;
         session.subscribed.clone_from(&wanted);
-        let origins = wanted
-            .into_iter()
-            .map(|origin| (origin, self.frontier.heads.head(origin)))
-            .collect();
+        let origins = wanted.into_iter().map(|origin| (origin, self.frontier.heads.head(origin))).collect();
         self.output(Output::Send(link, PeerMessage::Subscribe(Subscribe { subscription, origins })));
         (0..owed).for_each(|_| self.output(Output::GroupTaken(link)));
     }
@@ -395,11 +377,7 @@ impl<S: Storage> Replica<S> {
             let result = self.commit_remote(&write_set, &bytes, now);
             return self.fail_on(result);
         }
-        session.waiting.push(WaitingWriteSet {
-            write_set,
-            bytes,
-            since_ms: now.mono_ms,
-        });
+        session.waiting.push(WaitingWriteSet { write_set, bytes, since_ms: now.mono_ms });
         false
     }
 
@@ -415,11 +393,8 @@ impl<S: Storage> Replica<S> {
     fn take_waiting(&mut self, now: Now) {
         loop {
             let applied = self.frontier.heads.applied();
-            let Some(due) = self
-                .sessions
-                .values_mut()
-                .filter(|s| !s.waiting.is_empty())
-                .find_map(|s| s.waiting.pop_due(applied))
+            let Some(due) =
+                self.sessions.values_mut().filter(|s| !s.waiting.is_empty()).find_map(|s| s.waiting.pop_due(applied))
             else {
                 return;
             };
@@ -449,10 +424,7 @@ impl<S: Storage> Replica<S> {
         if self.failed.is_some() || !(self.gossip.at_once || changed || waited_ms >= timings.gossip_interval_ms) {
             return;
         }
-        self.gossip = super::Gossip {
-            sent_ms: now.mono_ms,
-            ..Default::default()
-        };
+        self.gossip = super::Gossip { sent_ms: now.mono_ms, ..Default::default() };
         let heartbeat = self.own_heartbeat(now);
         let links: Vec<LinkId> = self.established().map(|(link, _)| link).collect();
         for link in links {
@@ -479,10 +451,7 @@ impl<S: Storage> Replica<S> {
     }
 
     fn established(&self) -> impl Iterator<Item = (LinkId, &Session)> {
-        self.sessions
-            .iter()
-            .filter(|(_, s)| s.established.is_some())
-            .map(|(link, s)| (*link, s))
+        self.sessions.iter().filter(|(_, s)| s.established.is_some()).map(|(link, s)| (*link, s))
     }
 
     fn is_linked(&self, server_id: u32) -> bool {
@@ -494,15 +463,9 @@ impl<S: Storage> Replica<S> {
             return self.answer(tag, Err(refusal));
         }
         self.cut.insert(server_id);
-        let links: Vec<LinkId> = self
-            .sessions
-            .iter()
-            .filter(|(_, s)| s.server_id == server_id)
-            .map(|(link, _)| *link)
-            .collect();
-        links
-            .into_iter()
-            .for_each(|link| self.close(link, "the link is cut by an operator"));
+        let links: Vec<LinkId> =
+            self.sessions.iter().filter(|(_, s)| s.server_id == server_id).map(|(link, _)| *link).collect();
+        links.into_iter().for_each(|link| self.close(link, "the link is cut by an operator"));
         self.answer(tag, Ok(Response::Done));
     }
 
@@ -543,8 +506,5 @@ impl<S: Storage> Replica<S> {
 
 /// How many write sets of `wanted` are not in `held`.
 fn missing(held: &AppliedSet, wanted: &AppliedSet) -> u64 {
-    wanted
-        .iter()
-        .map(|dot| dot.seq.saturating_sub(held.seq(dot.origin)))
-        .fold(0, u64::saturating_add)
+    wanted.iter().map(|dot| dot.seq.saturating_sub(held.seq(dot.origin))).fold(0, u64::saturating_add)
 }

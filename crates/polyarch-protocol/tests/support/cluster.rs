@@ -147,14 +147,12 @@ impl Cluster {
             return false;
         };
         let input = match frame {
-            Frame::Control(bytes) => Input::Message(link, PeerMessage::decode(&bytes).expect("it was encoded by a node")),
+            Frame::Control(bytes) => {
+                Input::Message(link, PeerMessage::decode(&bytes).expect("it was encoded by a node"))
+            }
             Frame::Feed(bytes) => {
                 let group = FeedGroup::decode(&bytes).expect("it was encoded by a node");
-                Input::FeedGroup {
-                    link,
-                    subscription: group.subscription,
-                    write_sets: group.write_sets,
-                }
+                Input::FeedGroup { link, subscription: group.subscription, write_sets: group.write_sets }
             }
         };
         self.nodes[to].handle(input);

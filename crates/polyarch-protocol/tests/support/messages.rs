@@ -5,11 +5,11 @@ use bytes::Bytes;
 use polyarch_crdt::{AppliedSet, ClusterKey, Dot, FieldPath, Hlc, Origin, SealedContext};
 use polyarch_protocol::catalog::{KeyspaceDefinition, KeyspaceKind, Member, MemberStatus, SystemRecord};
 use polyarch_protocol::client::{
-    ClientRequest, ClientResponse, KeyspaceView, RecordView, Refusal, Request, Response, ScanRequest, SiblingView, Supersede,
-    WriteChange, WriteRequest, Written,
+    ClientRequest, ClientResponse, KeyspaceView, RecordView, Refusal, Request, Response, ScanRequest, SiblingView,
+    Supersede, WriteChange, WriteRequest, Written,
 };
 use polyarch_protocol::peer::{ClusterId, FeedGroup, Heartbeat, Hello, PeerMessage, Refuse, RefuseReason, Subscribe};
-use polyarch_protocol::{Change, ChainHash, ChainHead, Dependencies, Effect, KeyspaceId, WriteSet};
+use polyarch_protocol::{ChainHash, ChainHead, Change, Dependencies, Effect, KeyspaceId, WriteSet};
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -54,10 +54,7 @@ fn hlc() -> impl Strategy<Value = Hlc> {
 }
 
 fn head() -> impl Strategy<Value = ChainHead> {
-    (any::<u64>(), any::<[u8; 32]>()).prop_map(|(seq, hash)| ChainHead {
-        seq,
-        hash: ChainHash(hash),
-    })
+    (any::<u64>(), any::<[u8; 32]>()).prop_map(|(seq, hash)| ChainHead { seq, hash: ChainHash(hash) })
 }
 
 fn keyspace() -> impl Strategy<Value = KeyspaceId> {
@@ -72,13 +69,7 @@ pub(crate) fn peer_message() -> impl Strategy<Value = PeerMessage> {
         server_id,
         boot_id,
     });
-    let heartbeat = (
-        applied(),
-        option::of(any::<u128>()),
-        any::<u64>(),
-        vec(any::<u32>(), 0..4),
-        vec(origin(), 0..4),
-    );
+    let heartbeat = (applied(), option::of(any::<u128>()), any::<u64>(), vec(any::<u32>(), 0..4), vec(origin(), 0..4));
     let heartbeat = heartbeat.prop_map(|(applied, digest, clock_ms, linked, paused)| Heartbeat {
         applied,
         digest,
@@ -86,17 +77,15 @@ pub(crate) fn peer_message() -> impl Strategy<Value = PeerMessage> {
         linked,
         paused,
     });
-    let subscribe = (0..4_u64, vec((origin(), head()), 0..5)).prop_map(|(subscription, origins)| Subscribe { subscription, origins });
+    let subscribe = (0..4_u64, vec((origin(), head()), 0..5))
+        .prop_map(|(subscription, origins)| Subscribe { subscription, origins });
     let reason = prop_oneof![
         dot().prop_map(RefuseReason::Fork),
         Just(RefuseReason::LogRemoved),
         Just(RefuseReason::LogUnreadable)
     ];
-    let refuse = (0..4_u64, origin(), reason).prop_map(|(subscription, origin, reason)| Refuse {
-        subscription,
-        origin,
-        reason,
-    });
+    let refuse =
+        (0..4_u64, origin(), reason).prop_map(|(subscription, origin, reason)| Refuse { subscription, origin, reason });
     prop_oneof![
         hello.prop_map(PeerMessage::Hello),
         heartbeat.prop_map(PeerMessage::Heartbeat),
@@ -119,20 +108,9 @@ pub(crate) fn write_set() -> impl Strategy<Value = WriteSet> {
         };
         let changes = changes.into_iter().map(|((keyspace, key, field), (mut supersedes, effect))| {
             supersedes.retain(|old| *old != dot);
-            Change {
-                keyspace,
-                key,
-                field: FieldPath::from(field),
-                supersedes,
-                effect,
-            }
+            Change { keyspace, key, field: FieldPath::from(field), supersedes, effect }
         });
-        WriteSet {
-            dot,
-            hlc,
-            dependencies,
-            changes: changes.collect(),
-        }
+        WriteSet { dot, hlc, dependencies, changes: changes.collect() }
     })
 }
 
@@ -147,26 +125,15 @@ pub(crate) fn request() -> impl Strategy<Value = ClientRequest> {
         Just(Supersede::Nothing),
         vec(any::<u8>(), 0..30).prop_map(|bytes| Supersede::Shown(SealedContext::from_bytes(bytes))),
     ];
-    let change = (".{0,5}", bytes(), option::of(bytes()), supersede).prop_map(|(keyspace, key, put, supersede)| WriteChange {
-        keyspace,
-        key,
-        put,
-        supersede,
-    });
-    let scan = (".{0,5}", bytes(), option::of(bytes()), any::<u32>()).prop_map(|(keyspace, prefix, after, limit)| ScanRequest {
-        keyspace,
-        prefix,
-        after,
-        limit,
-    });
+    let change = (".{0,5}", bytes(), option::of(bytes()), supersede)
+        .prop_map(|(keyspace, key, put, supersede)| WriteChange { keyspace, key, put, supersede });
+    let scan = (".{0,5}", bytes(), option::of(bytes()), any::<u32>())
+        .prop_map(|(keyspace, prefix, after, limit)| ScanRequest { keyspace, prefix, after, limit });
     let request = prop_oneof![
         (".{0,5}", bytes()).prop_map(|(keyspace, key)| Request::Get { keyspace, key }),
         vec(change, 0..4).prop_map(|changes| Request::Write(WriteRequest { changes })),
         scan.prop_map(Request::Scan),
-        ".{0,5}".prop_map(|name| Request::CreateKeyspace {
-            name,
-            kind: KeyspaceKind::Mv
-        }),
+        ".{0,5}".prop_map(|name| Request::CreateKeyspace { name, kind: KeyspaceKind::Mv }),
         Just(Request::ListKeyspaces),
         Just(Request::Status),
         any::<u32>().prop_map(|server_id| Request::CutLink { server_id }),
@@ -186,19 +153,15 @@ pub(crate) fn response() -> impl Strategy<Value = ClientResponse> {
     let record = (vec(sibling, 0..3), context).prop_map(|(siblings, context)| RecordView { siblings, context }).boxed();
     let ok = prop_oneof![
         (record.clone(), bytes()).prop_map(|(record, token)| Response::Record { record, token }),
-        (option::of(dot()), option::of(hlc()), bytes()).prop_map(|(dot, hlc, token)| Response::Written(Written { dot, hlc, token })),
-        (vec((bytes(), record), 0..3), option::of(bytes()), bytes()).prop_map(|(records, next, token)| Response::Page {
-            records,
-            next,
+        (option::of(dot()), option::of(hlc()), bytes()).prop_map(|(dot, hlc, token)| Response::Written(Written {
+            dot,
+            hlc,
             token
-        }),
+        })),
+        (vec((bytes(), record), 0..3), option::of(bytes()), bytes())
+            .prop_map(|(records, next, token)| Response::Page { records, next, token }),
         (vec((keyspace(), ".{0,5}", any::<bool>()), 0..3)).prop_map(|views| {
-            let view = |(id, name, by_name)| KeyspaceView {
-                id,
-                name,
-                kind: KeyspaceKind::Lww,
-                by_name,
-            };
+            let view = |(id, name, by_name)| KeyspaceView { id, name, kind: KeyspaceKind::Lww, by_name };
             Response::Keyspaces(views.into_iter().map(view).collect())
         }),
         vec(dot(), 0..3).prop_map(|applied| Response::Status(Box::new(status(applied)))),
@@ -227,7 +190,15 @@ pub(crate) fn system_record() -> impl Strategy<Value = SystemRecord> {
 
 /// Bytes that were sent and what may become of them: cut, overwritten, with numbers put in.
 pub(crate) fn mutated(bytes: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
-    let numbers = prop_oneof![Just(0), Just(1), Just(127), Just(1 << 14), Just(u64::from(u32::MAX)), Just(1 << 60), Just(u64::MAX)];
+    let numbers = prop_oneof![
+        Just(0),
+        Just(1),
+        Just(127),
+        Just(1 << 14),
+        Just(u64::from(u32::MAX)),
+        Just(1 << 60),
+        Just(u64::MAX)
+    ];
     let strike = (any::<prop::sample::Index>(), any::<u8>(), 0..5_u8, numbers);
     (bytes, vec(strike, 0..4)).prop_map(|(mut bytes, strikes)| {
         for (at, byte, how, number) in strikes {

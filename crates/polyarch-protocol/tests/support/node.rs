@@ -6,8 +6,8 @@ use polyarch_protocol::catalog::KeyspaceKind;
 use polyarch_protocol::client::{Refusal, Response, Supersede, WriteChange, WriteRequest, Written};
 use polyarch_protocol::peer::{ClusterId, FeedGroup, Heartbeat, Hello, PeerMessage, Subscribe};
 use polyarch_protocol::{
-    Change, Dependencies, Durability, Effect, Event, Feed, FeedStep, Frontier, Input, KeyspaceId, Limits, LinkId, Now, Output, RecordKey,
-    Replica, ReplicaConfig, RequestTag, Storage, Timings, WriteSet, context_scope,
+    Change, Dependencies, Durability, Effect, Event, Feed, FeedStep, Frontier, Input, KeyspaceId, Limits, LinkId, Now,
+    Output, RecordKey, Replica, ReplicaConfig, RequestTag, Storage, Timings, WriteSet, context_scope,
 };
 
 use super::storage::MemoryStorage;
@@ -55,11 +55,9 @@ impl Node {
     }
 
     pub(crate) fn with(config: ReplicaConfig) -> Self {
-        let now = Now {
-            wall_ms: WALL_MS,
-            mono_ms: 10_000,
-        };
-        let replica = Replica::open(config.clone(), MemoryStorage::default(), Frontier::default(), now).expect("an empty storage opens");
+        let now = Now { wall_ms: WALL_MS, mono_ms: 10_000 };
+        let replica = Replica::open(config.clone(), MemoryStorage::default(), Frontier::default(), now)
+            .expect("an empty storage opens");
         Self {
             config,
             replica,
@@ -174,10 +172,7 @@ impl Node {
 
     fn tag(&mut self) -> RequestTag {
         self.requests += 1;
-        RequestTag {
-            connection: 1,
-            request: self.requests,
-        }
+        RequestTag { connection: 1, request: self.requests }
     }
 
     /// Hands in a request; its answer comes when it is due.
@@ -262,11 +257,7 @@ impl Node {
         let mut record = Record::default();
         for dot in dots {
             let value = Bytes::new();
-            let change = polyarch_crdt::FieldChange {
-                path: &FieldPath::opaque(),
-                supersedes: &[],
-                put: Some(&value),
-            };
+            let change = polyarch_crdt::FieldChange { path: &FieldPath::opaque(), supersedes: &[], put: Some(&value) };
             let _ = record.apply(*dot, Hlc::default(), &change, &AppliedSet::new());
         }
         self.seal(key, &CausalContext::of(&record))
@@ -299,11 +290,7 @@ impl Node {
     }
 
     pub(crate) fn hello(&mut self, link: u64, server_id: u32, boot_id: u128) {
-        let hello = Hello {
-            cluster_id: Some(CLUSTER),
-            server_id,
-            boot_id,
-        };
+        let hello = Hello { cluster_id: Some(CLUSTER), server_id, boot_id };
         self.hear(link, PeerMessage::Hello(hello));
     }
 
@@ -327,12 +314,12 @@ impl Node {
 
     /// The origins of the newest subscription on a link.
     pub(crate) fn fed_on(&self, link: u64) -> Vec<Origin> {
-        self.subscription(link)
-            .map_or_else(Vec::new, |s| s.origins.iter().map(|(origin, _)| *origin).collect())
+        self.subscription(link).map_or_else(Vec::new, |s| s.origins.iter().map(|(origin, _)| *origin).collect())
     }
 
     pub(crate) fn subscribes_sent(&self, link: u64) -> usize {
-        let is_subscribe = |(to, message): &&(LinkId, PeerMessage)| to.0 == link && matches!(message, PeerMessage::Subscribe(_));
+        let is_subscribe =
+            |(to, message): &&(LinkId, PeerMessage)| to.0 == link && matches!(message, PeerMessage::Subscribe(_));
         self.sent.iter().filter(is_subscribe).count()
     }
 
@@ -351,11 +338,7 @@ impl Node {
 
     pub(crate) fn feed_bytes(&mut self, link: u64, write_sets: Vec<Bytes>) {
         let subscription = self.subscription(link).map_or(0, |s| s.subscription);
-        self.handle(Input::FeedGroup {
-            link: LinkId(link),
-            subscription,
-            write_sets,
-        });
+        self.handle(Input::FeedGroup { link: LinkId(link), subscription, write_sets });
         self.settle();
     }
 
@@ -411,16 +394,10 @@ pub(crate) fn heartbeat(applied: &[Dot], clock_ms: u64) -> Heartbeat {
 pub(crate) fn foreign(dot: Dot, needs: &[Dot], value: &str) -> WriteSet {
     let applied: AppliedSet = needs.iter().copied().collect();
     let dependencies = match dot.seq {
-        1 => Dependencies::Whole {
-            predecessor: None,
-            applied,
-        },
+        1 => Dependencies::Whole { predecessor: None, applied },
         _ => Dependencies::Changed(applied),
     };
-    let keyspace = KeyspaceId {
-        dot: Dot::new(Origin::new(1, 1), 1),
-        index: 0,
-    };
+    let keyspace = KeyspaceId { dot: Dot::new(Origin::new(1, 1), 1), index: 0 };
     WriteSet {
         dot,
         hlc: Hlc::new(WALL_MS, 1),

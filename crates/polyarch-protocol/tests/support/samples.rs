@@ -6,11 +6,11 @@ use bytes::Bytes;
 use polyarch_crdt::{AppliedSet, ClusterKey, Dot, FieldPath, Hlc, Origin, SealedContext};
 use polyarch_protocol::catalog::{KeyspaceDefinition, KeyspaceKind, Member, MemberStatus, SystemRecord};
 use polyarch_protocol::client::{
-    ClientRequest, ClientResponse, CountersView, KeyspaceView, PeerView, RecordView, Refusal, Request, Response, ScanRequest, SiblingView,
-    StatusView, Supersede, WriteChange, WriteRequest, Written,
+    ClientRequest, ClientResponse, CountersView, KeyspaceView, PeerView, RecordView, Refusal, Request, Response,
+    ScanRequest, SiblingView, StatusView, Supersede, WriteChange, WriteRequest, Written,
 };
 use polyarch_protocol::peer::{ClusterId, FeedGroup, Heartbeat, Hello, PeerMessage, Refuse, RefuseReason, Subscribe};
-use polyarch_protocol::{Change, ChainHash, ChainHead, Dependencies, Effect, KeyspaceId, WriteSet};
+use polyarch_protocol::{ChainHash, ChainHead, Change, Dependencies, Effect, KeyspaceId, WriteSet};
 
 const O: Origin = Origin::new(3, 0x9f2c_01ab);
 
@@ -19,10 +19,7 @@ fn sample_dot(seq: u64) -> Dot {
 }
 
 fn sample_id() -> KeyspaceId {
-    KeyspaceId {
-        dot: Dot::new(Origin::new(1, 7), 2),
-        index: 1,
-    }
+    KeyspaceId { dot: Dot::new(Origin::new(1, 7), 2), index: 1 }
 }
 
 fn sample_applied() -> AppliedSet {
@@ -73,20 +70,8 @@ pub(crate) fn status(applied: Vec<Dot>) -> StatusView {
 }
 
 pub(crate) fn peer_samples() -> Vec<(&'static str, PeerMessage)> {
-    let hello = |cluster_id| {
-        PeerMessage::Hello(Hello {
-            cluster_id,
-            server_id: 3,
-            boot_id: 1 << 100,
-        })
-    };
-    let refuse = |reason| {
-        PeerMessage::Refuse(Refuse {
-            subscription: 300,
-            origin: O,
-            reason,
-        })
-    };
+    let hello = |cluster_id| PeerMessage::Hello(Hello { cluster_id, server_id: 3, boot_id: 1 << 100 });
+    let refuse = |reason| PeerMessage::Refuse(Refuse { subscription: 300, origin: O, reason });
     vec![
         ("hello", hello(Some(ClusterId(0xc1a5)))),
         ("hello-joining", hello(None)),
@@ -104,13 +89,7 @@ pub(crate) fn peer_samples() -> Vec<(&'static str, PeerMessage)> {
             "subscribe",
             PeerMessage::Subscribe(Subscribe {
                 subscription: 2,
-                origins: vec![(
-                    O,
-                    ChainHead {
-                        seq: 42,
-                        hash: ChainHash([0xab; 32]),
-                    },
-                )],
+                origins: vec![(O, ChainHead { seq: 42, hash: ChainHash([0xab; 32]) })],
             }),
         ),
         ("refuse-fork", refuse(RefuseReason::Fork(sample_dot(42)))),
@@ -142,15 +121,9 @@ pub(crate) fn write_set_samples() -> Vec<(&'static str, WriteSet)> {
         changes,
     };
     let applied: AppliedSet = [Dot::new(Origin::new(1, 7), 300)].into_iter().collect();
-    let whole = Dependencies::Whole {
-        predecessor: Some(Dot::new(Origin::new(3, 1), 9)),
-        applied: applied.clone(),
-    };
+    let whole = Dependencies::Whole { predecessor: Some(Dot::new(Origin::new(3, 1), 9)), applied: applied.clone() };
     let put = change(b"key", "", Effect::Put(Bytes::from_static(b"value")));
-    let first = Dependencies::Whole {
-        predecessor: None,
-        applied: AppliedSet::new(),
-    };
+    let first = Dependencies::Whole { predecessor: None, applied: AppliedSet::new() };
     vec![
         ("founding", of(1, first, vec![put.clone()])),
         ("whole", of(1, whole, vec![put.clone()])),
@@ -177,23 +150,12 @@ pub(crate) fn system_samples() -> Vec<(&'static str, SystemRecord)> {
         ),
         ("keyspace-lww", keyspace(KeyspaceKind::Lww)),
         ("keyspace-mv", keyspace(KeyspaceKind::Mv)),
-        (
-            "cluster-key",
-            SystemRecord::ClusterKey(ClusterKey {
-                id: 1,
-                secret: [0xcd; 32],
-            }),
-        ),
+        ("cluster-key", SystemRecord::ClusterKey(ClusterKey { id: 1, secret: [0xcd; 32] })),
     ]
 }
 
 pub(crate) fn request_samples() -> Vec<(&'static str, ClientRequest)> {
-    let of = |request| ClientRequest {
-        id: 300,
-        wait_ms: 5_000,
-        token: Some(Bytes::from_static(b"token")),
-        request,
-    };
+    let of = |request| ClientRequest { id: 300, wait_ms: 5_000, token: Some(Bytes::from_static(b"token")), request };
     let change = |put: Option<&'static [u8]>, supersede| WriteChange {
         keyspace: "users".to_owned(),
         key: Bytes::from_static(b"key"),
@@ -202,13 +164,7 @@ pub(crate) fn request_samples() -> Vec<(&'static str, ClientRequest)> {
     };
     let write = |change| of(Request::Write(WriteRequest { changes: vec![change] }));
     vec![
-        (
-            "get",
-            of(Request::Get {
-                keyspace: "users".to_owned(),
-                key: Bytes::from_static(b"key"),
-            }),
-        ),
+        ("get", of(Request::Get { keyspace: "users".to_owned(), key: Bytes::from_static(b"key") })),
         ("put-held", write(change(Some(b"value"), Supersede::Held))),
         ("put-nothing", write(change(Some(b"value"), Supersede::Nothing))),
         ("delete-shown", write(change(None, Supersede::Shown(SealedContext::from_bytes(vec![1, 2, 3]))))),
@@ -221,13 +177,7 @@ pub(crate) fn request_samples() -> Vec<(&'static str, ClientRequest)> {
                 limit: 300,
             })),
         ),
-        (
-            "create-keyspace",
-            of(Request::CreateKeyspace {
-                name: "users".to_owned(),
-                kind: KeyspaceKind::Mv,
-            }),
-        ),
+        ("create-keyspace", of(Request::CreateKeyspace { name: "users".to_owned(), kind: KeyspaceKind::Mv })),
         ("list-keyspaces", of(Request::ListKeyspaces)),
         ("status", ClientRequest { token: None, ..of(Request::Status) }),
         ("cut-link", of(Request::CutLink { server_id: 3 })),
@@ -254,13 +204,7 @@ pub(crate) fn refusals() -> Vec<(&'static str, Refusal)> {
         ("storage-failed", Refusal::StorageFailed(text())),
         ("behind", Refusal::Behind { missing: text() }),
         ("token", Refusal::Token),
-        (
-            "forbidden",
-            Refusal::Forbidden {
-                name: text(),
-                verb: text(),
-            },
-        ),
+        ("forbidden", Refusal::Forbidden { name: text(), verb: text() }),
         ("unknown-member", Refusal::UnknownMember(3)),
         ("stopping", Refusal::Stopping),
         ("malformed", Refusal::Malformed(text())),
@@ -271,13 +215,7 @@ pub(crate) fn refusals() -> Vec<(&'static str, Refusal)> {
 pub(crate) fn response_samples() -> Vec<(&'static str, ClientResponse)> {
     let token = || Bytes::from_static(b"token");
     let answers = vec![
-        (
-            "record",
-            Response::Record {
-                record: sample_record(),
-                token: token(),
-            },
-        ),
+        ("record", Response::Record { record: sample_record(), token: token() }),
         (
             "written",
             Response::Written(Written {

@@ -23,11 +23,7 @@ use super::node::change;
 /// equal                                          prints whether all three hold the same
 /// ```
 pub(crate) fn run(script: &str) -> String {
-    let mut player = Player {
-        cluster: Cluster::of(3),
-        contexts: BTreeMap::new(),
-        printed: Vec::new(),
-    };
+    let mut player = Player { cluster: Cluster::of(3), contexts: BTreeMap::new(), printed: Vec::new() };
     for statement in script.split([';', '|']).map(str::trim).filter(|s| !s.is_empty()) {
         player.play(statement);
     }
@@ -107,7 +103,8 @@ impl Player {
             .collect();
         let node = &mut self.cluster.nodes[at];
         if !node.syncs {
-            let _ = node.ask(|tag| polyarch_protocol::Input::Write(tag, polyarch_protocol::client::WriteRequest { changes }));
+            let _ = node
+                .ask(|tag| polyarch_protocol::Input::Write(tag, polyarch_protocol::client::WriteRequest { changes }));
             return;
         }
         match node.write(changes) {
@@ -119,7 +116,8 @@ impl Player {
 
     fn print_equal(&mut self) {
         let frontiers: Vec<_> = self.cluster.nodes.iter().map(|node| node.replica.frontier()).collect();
-        let same = |pair: &[&polyarch_protocol::Frontier]| pair[0].heads == pair[1].heads && pair[0].digest == pair[1].digest;
+        let same =
+            |pair: &[&polyarch_protocol::Frontier]| pair[0].heads == pair[1].heads && pair[0].digest == pair[1].digest;
         let equal = frontiers.windows(2).all(same);
         self.printed.push(if equal { "equal" } else { "different" }.to_owned());
     }

@@ -3,8 +3,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use polyarch_crdt::Record;
 use polyarch_protocol::{
-    ChainHeads, Frontier, KeyspaceId, LogBatch, LogMark, LogPosition, LogReadError, LogSource, RecordKey, Records, Storage, StorageError,
-    WriteSet,
+    ChainHeads, Frontier, KeyspaceId, LogBatch, LogMark, LogPosition, LogReadError, LogSource, RecordKey, Records,
+    Storage, StorageError, WriteSet,
 };
 
 /// A segment holds so many write sets; a mark lies before each segment.
@@ -27,10 +27,7 @@ pub(crate) struct MemoryStorage {
 }
 
 fn position(index: usize) -> LogPosition {
-    LogPosition {
-        segment: (index / SEGMENT_WRITE_SETS) as u64 + 1,
-        offset: (index % SEGMENT_WRITE_SETS) as u64,
-    }
+    LogPosition { segment: (index / SEGMENT_WRITE_SETS) as u64 + 1, offset: (index % SEGMENT_WRITE_SETS) as u64 }
 }
 
 fn index(position: LogPosition) -> usize {
@@ -55,12 +52,7 @@ impl MemoryStorage {
 
     /// An older image of the disk: its first `len` write sets.
     pub(crate) fn cut_to(&self, len: usize) -> (Self, Frontier) {
-        let mut left = Self {
-            log: self.log[..len].to_vec(),
-            synced: len,
-            removed: self.removed,
-            ..Self::default()
-        };
+        let mut left = Self { log: self.log[..len].to_vec(), synced: len, removed: self.removed, ..Self::default() };
         let mut frontier = Frontier::default();
         for (bytes, _) in left.log.clone() {
             let write_set = WriteSet::decode(&bytes).expect("it was written by a replica");
@@ -135,10 +127,7 @@ impl LogSource for MemoryStorage {
             None => (at == 0).then(|| (0, ChainHeads::default())),
         });
         let (at, heads) = marks.take_while(|(_, heads)| reached(heads)).last()?;
-        Some(LogMark {
-            position: position(at),
-            heads,
-        })
+        Some(LogMark { position: position(at), heads })
     }
 
     fn read(&self, from: LogPosition, bytes_max: usize) -> Result<LogBatch, LogReadError> {

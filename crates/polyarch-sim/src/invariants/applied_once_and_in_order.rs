@@ -18,10 +18,9 @@ pub fn check_next(server_id: u32, seen: &Seen, dot: Dot) -> Checked {
     let due = seen.seq(dot.origin) + 1;
     match dot.seq == due {
         true => Ok(()),
-        false => Err(Violation::new(
-            NAME,
-            format!("node {server_id} applied {dot}, and the next of that origin was {due}"),
-        )),
+        false => {
+            Err(Violation::new(NAME, format!("node {server_id} applied {dot}, and the next of that origin was {due}")))
+        }
     }
 }
 
@@ -29,7 +28,11 @@ pub fn check_next(server_id: u32, seen: &Seen, dot: Dot) -> Checked {
 ///
 /// # Errors
 /// When it is no prefix.
-pub fn check_prefix(server_id: u32, order: impl IntoIterator<Item = Dot>, recovered: &Seen) -> Result<usize, Violation> {
+pub fn check_prefix(
+    server_id: u32,
+    order: impl IntoIterator<Item = Dot>,
+    recovered: &Seen,
+) -> Result<usize, Violation> {
     let mut seen = Seen::default();
     let mut len = 0;
     for dot in order {
@@ -43,7 +46,9 @@ pub fn check_prefix(server_id: u32, order: impl IntoIterator<Item = Dot>, recove
         true => Ok(len),
         false => Err(Violation::new(
             NAME,
-            format!("node {server_id} recovered {recovered:?}, which is no prefix of what it had applied ({seen:?} is the longest within)"),
+            format!(
+                "node {server_id} recovered {recovered:?}, which is no prefix of what it had applied ({seen:?} is the longest within)"
+            ),
         )),
     }
 }

@@ -15,10 +15,7 @@ pub fn check(server_id: u32, seen: &Seen, written: &Written) -> Checked {
         None => Ok(()),
         Some(missing) => Err(Violation::new(
             NAME,
-            format!(
-                "node {server_id} applied {} without {missing}, which its writer had applied",
-                written.dot
-            ),
+            format!("node {server_id} applied {} without {missing}, which its writer had applied", written.dot),
         )),
     }
 }

@@ -16,9 +16,8 @@ pub const NAME: &str = "context_matches_values";
 pub fn check(server_id: u32, named: &[Dot], live: &[Dot]) -> Checked {
     match named == live {
         true => Ok(()),
-        false => Err(Violation::new(
-            NAME,
-            format!("node {server_id} gave a context of {named:?} with a record of {live:?}"),
-        )),
+        false => {
+            Err(Violation::new(NAME, format!("node {server_id} gave a context of {named:?} with a record of {live:?}")))
+        }
     }
 }

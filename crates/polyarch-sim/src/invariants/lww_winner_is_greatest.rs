@@ -24,9 +24,8 @@ pub fn check(server_id: u32, shown: &[SiblingView], live: &[Shown]) -> Checked {
     };
     match is_right {
         true => Ok(()),
-        false => Err(Violation::new(
-            NAME,
-            format!("node {server_id} shows {shown:?}, the winner of {live:?} is {winner:?}"),
-        )),
+        false => {
+            Err(Violation::new(NAME, format!("node {server_id} shows {shown:?}, the winner of {live:?} is {winner:?}")))
+        }
     }
 }

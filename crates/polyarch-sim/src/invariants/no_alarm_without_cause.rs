@@ -14,7 +14,11 @@ pub const NAME: &str = "no_alarm_without_cause";
 pub fn check(server_id: u32, event: &Event) -> Checked {
     let is_false = matches!(
         event,
-        Event::Fork { .. } | Event::Poisoned { .. } | Event::DigestMismatch { .. } | Event::NotFed { .. } | Event::EpochClosed { .. }
+        Event::Fork { .. }
+            | Event::Poisoned { .. }
+            | Event::DigestMismatch { .. }
+            | Event::NotFed { .. }
+            | Event::EpochClosed { .. }
     );
     match is_false {
         true => Err(Violation::new(NAME, format!("node {server_id}: {event}"))),

@@ -24,13 +24,17 @@ pub fn check<'a>(
 ) -> Checked {
     let by_dot: BTreeMap<Dot, &Rc<Written>> = applied.iter().map(|written| (written.dot, *written)).collect();
     let changes = applied.iter().flat_map(|written| &written.changes);
-    let named: BTreeSet<(&RecordKey, Dot)> = changes.flat_map(|change| change.names.iter().map(|dot| (&change.key, *dot))).collect();
+    let named: BTreeSet<(&RecordKey, Dot)> =
+        changes.flat_map(|change| change.names.iter().map(|dot| (&change.key, *dot))).collect();
     for dot in acked {
         let puts = by_dot.get(dot).into_iter().flat_map(|written| &written.changes);
         for put in puts.filter(|change| change.put.is_some()) {
             let is_shown = shown.get(&put.key).is_some_and(|dots| dots.contains(dot));
             if !is_shown && !named.contains(&(&put.key, *dot)) {
-                let what = format!("{dot} was acked and put {:?}, nobody replaced it, and node {server_id} does not show it", put.key);
+                let what = format!(
+                    "{dot} was acked and put {:?}, nobody replaced it, and node {server_id} does not show it",
+                    put.key
+                );
                 return Err(Violation::new(NAME, what));
             }
         }

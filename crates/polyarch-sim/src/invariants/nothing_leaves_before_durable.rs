@@ -14,6 +14,8 @@ pub const NAME: &str = "nothing_leaves_before_durable";
 pub fn check(server_id: u32, durable: &Seen, dots: impl IntoIterator<Item = Dot>, what: &str) -> Checked {
     match dots.into_iter().find(|dot| !durable.includes(*dot)) {
         None => Ok(()),
-        Some(dot) => Err(Violation::new(NAME, format!("node {server_id} let out {dot} in {what} before it was synced"))),
+        Some(dot) => {
+            Err(Violation::new(NAME, format!("node {server_id} let out {dot} in {what} before it was synced")))
+        }
     }
 }

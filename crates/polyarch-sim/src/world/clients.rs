@@ -6,15 +6,16 @@ use bytes::Bytes;
 use polyarch_crdt::{AppliedSet, CausalContext, Dot, FieldPath, SealedContext, SessionToken, lww, mv, seeded_bug};
 use polyarch_protocol::catalog::KeyspaceKind;
 use polyarch_protocol::client::{
-    ClientRequest, ClientResponse, RecordView, Refusal, Request, Response, SiblingView, Supersede, WriteChange, WriteRequest,
+    ClientRequest, ClientResponse, RecordView, Refusal, Request, Response, SiblingView, Supersede, WriteChange,
+    WriteRequest,
 };
 use polyarch_protocol::{Input, RecordKey, RequestTag, context_scope};
 
 use super::{CLUSTER, Event, Phase, World};
-use crate::history::{Intent, IntendedChange, Replaces};
+use crate::history::{IntendedChange, Intent, Replaces};
 use crate::invariants::{
-    Checked, Violation, context_matches_values, lww_winner_is_greatest, nothing_leaves_before_durable, register_shows_unsuperseded,
-    session_never_goes_back,
+    Checked, Violation, context_matches_values, lww_winner_is_greatest, nothing_leaves_before_durable,
+    register_shows_unsuperseded, session_never_goes_back,
 };
 use crate::node::WaitingRequest;
 use crate::registers::{Seen, Shown};
@@ -132,51 +133,36 @@ impl World {
             Some(_) => ("", KeyspaceKind::Mv, self.draw_key(client).2),
         };
         let request = match intent {
-            None => Request::Get {
-                keyspace: name.to_owned(),
-                key: key.key_bytes(),
-            },
+            None => Request::Get { keyspace: name.to_owned(), key: key.key_bytes() },
             Some(_) => Request::Write(WriteRequest { changes }),
         };
         self.send_request(client, request, key, kind, intent);
     }
 
-    pub(super) fn send_request(&mut self, client: usize, request: Request, key: RecordKey, kind: KeyspaceKind, intent: Option<Intent>) {
+    pub(super) fn send_request(
+        &mut self,
+        client: usize,
+        request: Request,
+        key: RecordKey,
+        kind: KeyspaceKind,
+        intent: Option<Intent>,
+    ) {
         self.requests_made += 1;
         let id = self.requests_made;
         let session = &mut self.clients[client];
         let with_token = session.rng.chance(self.scenario.token_permille);
         let token = SessionToken { seen: session.token.clone() };
         let wait_ms = session.rng.weighted(&[(0, 1), (100, 2), (2_000, 3)]);
-        let frame = ClientRequest {
-            id,
-            wait_ms,
-            token: with_token.then(|| token.to_bytes().into()),
-            request,
-        };
+        let frame = ClientRequest { id, wait_ms, token: with_token.then(|| token.to_bytes().into()), request };
         let at = session.home;
-        let pending = Pending {
-            at,
-            seen: with_token.then(|| session.seen.clone()),
-            key,
-            kind,
-            intent,
-        };
+        let pending = Pending { at, seen: with_token.then(|| session.seen.clone()), key, kind, intent };
         session.pending.insert(id, pending);
         let is_lost = session.rng.chance(self.scenario.lost_permille);
         self.after(PATIENCE_US, Event::GiveUp { client, request: id });
         if !is_lost {
             let delay_us = self.between(self.scenario.delay_us);
             let frame = frame.encode().into();
-            self.after(
-                delay_us,
-                Event::Request {
-                    at,
-                    client,
-                    request: id,
-                    frame,
-                },
-            );
+            self.after(delay_us, Event::Request { at, client, request: id, frame });
         }
     }
 
@@ -200,12 +186,7 @@ impl World {
                 session.values += 1;
                 Bytes::from(format!("c{client}-{}", session.values))
             });
-            changes.push(WriteChange {
-                keyspace: name.to_owned(),
-                key: key.key_bytes(),
-                put: put.clone(),
-                supersede,
-            });
+            changes.push(WriteChange { keyspace: name.to_owned(), key: key.key_bytes(), put: put.clone(), supersede });
             intended.push(IntendedChange { key, kind, put, replaces });
         }
         (changes, Some(Intent { changes: intended }))
@@ -222,10 +203,7 @@ impl World {
             Choice::Foreign => self.contexts.get(key).and_then(|shown| rng.pick(shown)),
         };
         match remembered {
-            Some(remembered) => (
-                Supersede::Shown(remembered.sealed.clone()),
-                Replaces::Shown(remembered.dots.clone()),
-            ),
+            Some(remembered) => (Supersede::Shown(remembered.sealed.clone()), Replaces::Shown(remembered.dots.clone())),
             None => (Supersede::Held, Replaces::Held),
         }
     }
@@ -239,13 +217,11 @@ impl World {
             self.after(left_us, Event::Request { at, client, request, frame });
             return Ok(());
         }
-        let decoded = ClientRequest::decode(&frame).map_err(|error| Violation::new("messages_decode", error.to_string()))?;
+        let decoded =
+            ClientRequest::decode(&frame).map_err(|error| Violation::new("messages_decode", error.to_string()))?;
         let intent = self.clients[client].pending.get(&request).and_then(|pending| pending.intent.clone());
         let waiting = WaitingRequest {
-            tag: RequestTag {
-                connection: client as u64,
-                request,
-            },
+            tag: RequestTag { connection: client as u64, request },
             frame,
             deadline_us: self.now_us + u64::from(decoded.wait_ms) * 1_000,
             intent,
@@ -265,7 +241,8 @@ impl World {
     }
 
     fn serve(&mut self, at: usize, waiting: WaitingRequest) -> Checked {
-        let decoded = ClientRequest::decode(&waiting.frame).map_err(|error| Violation::new("messages_decode", error.to_string()))?;
+        let decoded = ClientRequest::decode(&waiting.frame)
+            .map_err(|error| Violation::new("messages_decode", error.to_string()))?;
         let token = decoded.token.as_deref().map(SessionToken::from_bytes).transpose();
         let token = token.map_err(|error| Violation::new("messages_decode", error.to_string()))?.unwrap_or_default();
         let tag = waiting.tag;
@@ -295,13 +272,21 @@ impl World {
     fn check_session(&self, at: usize, tag: RequestTag) -> Checked {
         let pending = self.clients[tag.connection as usize].pending.get(&tag.request);
         match pending.and_then(|pending| pending.seen.as_ref()) {
-            Some(seen) => session_never_goes_back::check(self.nodes[at].server_id, seen, self.history.node(at).durable().seen()),
+            Some(seen) => {
+                session_never_goes_back::check(self.nodes[at].server_id, seen, self.history.node(at).durable().seen())
+            }
             None => Ok(()),
         }
     }
 
     /// Reads what is published, as the real node does.
-    fn read(&mut self, at: usize, tag: RequestTag, keyspace: &str, key: &[u8]) -> Result<Result<Response, Refusal>, Violation> {
+    fn read(
+        &mut self,
+        at: usize,
+        tag: RequestTag,
+        keyspace: &str,
+        key: &[u8],
+    ) -> Result<Result<Response, Refusal>, Violation> {
         let Some(process) = self.nodes[at].process.as_mut() else { return Ok(Err(Refusal::Stopping)) };
         let catalog = process.catalog.clone();
         let Some((id, definition)) = catalog.keyspace(keyspace) else {
@@ -336,17 +321,20 @@ impl World {
                 siblings: shown.collect(),
                 context: catalog.cluster_keys().sealing().map(|key| context.seal(key, &scope)),
             },
-            token: SessionToken {
-                seen: process.published.clone(),
-            }
-            .to_bytes()
-            .into(),
+            token: SessionToken { seen: process.published.clone() }.to_bytes().into(),
         };
         self.check_read(at, tag, &record_key, kind, &response)?;
         Ok(Ok(response))
     }
 
-    fn check_read(&self, at: usize, _tag: RequestTag, key: &RecordKey, kind: KeyspaceKind, response: &Response) -> Checked {
+    fn check_read(
+        &self,
+        at: usize,
+        _tag: RequestTag,
+        key: &RecordKey,
+        kind: KeyspaceKind,
+        response: &Response,
+    ) -> Checked {
         let Response::Record { record, .. } = response else { return Ok(()) };
         let server_id = self.nodes[at].server_id;
         let durable = self.history.node(at).durable();
@@ -391,18 +379,12 @@ impl World {
         }
         let delay_us = self.between(self.scenario.delay_us);
         let frame = response.encode().into();
-        self.after(
-            delay_us,
-            Event::Answer {
-                client,
-                request: tag.request,
-                frame,
-            },
-        );
+        self.after(delay_us, Event::Answer { client, request: tag.request, frame });
     }
 
     pub(super) fn answer_arrives(&mut self, client: usize, request: u64, frame: &Bytes) -> Checked {
-        let response = ClientResponse::decode(frame).map_err(|error| Violation::new("messages_decode", error.to_string()))?;
+        let response =
+            ClientResponse::decode(frame).map_err(|error| Violation::new("messages_decode", error.to_string()))?;
         let Some(pending) = self.clients[client].pending.remove(&request) else { return Ok(()) };
         let server_id = self.nodes[pending.at].server_id;
         self.report.operations += 1;
@@ -414,7 +396,10 @@ impl World {
                 self.take_token(client, &written.token)?;
                 if let Some(dot) = written.dot {
                     self.history.acked(dot);
-                    self.trace.note(self.now_us, format_args!("client {client} is told by node {server_id} that {dot} is written"));
+                    self.trace.note(
+                        self.now_us,
+                        format_args!("client {client} is told by node {server_id} that {dot} is written"),
+                    );
                 }
             }
             Ok(Response::Record { record, token }) => {
@@ -431,8 +416,7 @@ impl World {
             }
             Ok(_) => {}
             Err(refusal) => {
-                self.trace
-                    .note(self.now_us, format_args!("client {client} is refused by node {server_id}: {refusal}"));
+                self.trace.note(self.now_us, format_args!("client {client} is refused by node {server_id}: {refusal}"));
                 let is_lost = matches!(refusal, Refusal::Behind { .. }) && self.clients[client].rng.chance(300);
                 if is_lost {
                     self.clients[client].forget_session();
@@ -461,7 +445,8 @@ impl World {
 
     /// What a node says the session has now seen, some node must have synced.
     fn take_token(&mut self, client: usize, token: &[u8]) -> Checked {
-        let token = SessionToken::from_bytes(token).map_err(|error| Violation::new("messages_decode", error.to_string()))?;
+        let token =
+            SessionToken::from_bytes(token).map_err(|error| Violation::new("messages_decode", error.to_string()))?;
         let seen = Seen::from(&token.seen);
         if seen == Seen::default() {
             return Err(Violation::new(nothing_leaves_before_durable::NAME, "a token names nothing"));

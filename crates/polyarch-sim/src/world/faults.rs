@@ -65,7 +65,13 @@ impl World {
     fn cause(&mut self, kind: Fault, at: usize) -> Result<bool, crate::invariants::Violation> {
         let needs_process = !matches!(
             kind,
-            Fault::LoseLink | Fault::OneWay | Fault::Isolate | Fault::Halves | Fault::SlowNetwork | Fault::PowerCutAll | Fault::SetBack
+            Fault::LoseLink
+                | Fault::OneWay
+                | Fault::Isolate
+                | Fault::Halves
+                | Fault::SlowNetwork
+                | Fault::PowerCutAll
+                | Fault::SetBack
         );
         if needs_process && self.nodes[at].process.is_none() {
             return Ok(false);
@@ -216,10 +222,7 @@ impl World {
 
     fn admin_tag(&mut self) -> RequestTag {
         self.requests_made += 1;
-        RequestTag {
-            connection: ADMIN,
-            request: self.requests_made,
-        }
+        RequestTag { connection: ADMIN, request: self.requests_made }
     }
 
     /// Takes an image of a disk, or puts the one taken before in its place.
@@ -227,7 +230,8 @@ impl World {
         let server_id = self.nodes[at].server_id;
         // Somebody must be left who knows of the cluster at all.
         let mut others = (0..self.nodes.len()).filter(|other| *other != at);
-        let is_known = others.any(|other| self.history.node(other).durable().seen().missing_of(&self.founding).is_none());
+        let is_known =
+            others.any(|other| self.history.node(other).durable().seen().missing_of(&self.founding).is_none());
         match self.images[at].take() {
             Some((image, history)) if is_known => {
                 self.note(format_args!("node {server_id} is set back to an image of its disk"));

@@ -22,7 +22,9 @@ use polyarch_store::state::ScanRange;
 use crate::disk::{Devices, Image};
 use crate::history::{History, NodeHistory};
 use crate::invariants::equal_applied_sets_equal_digests::{self, Digests};
-use crate::invariants::{Checked, Violation, acked_is_durable, converges, no_lost_sibling, register_shows_unsuperseded};
+use crate::invariants::{
+    Checked, Violation, acked_is_durable, converges, no_lost_sibling, register_shows_unsuperseded,
+};
 use crate::node::{Node, WallClock};
 use crate::registers::{Registers, Seen, shown_of};
 use crate::rng::Rng;
@@ -247,7 +249,12 @@ impl World {
         self.now_us = at_us;
         self.report.events += 1;
         if self.now_us > RUN_MAX_US || self.report.events > EVENTS_MAX {
-            let what = format!("no end after {} ms and {} events in {:?}", self.now_us / 1_000, self.report.events, self.phase);
+            let what = format!(
+                "no end after {} ms and {} events in {:?}",
+                self.now_us / 1_000,
+                self.report.events,
+                self.phase
+            );
             return Err(Violation::new(converges::NAME, what));
         }
         self.happen(event)
@@ -316,12 +323,11 @@ impl World {
         match self.phase {
             Phase::Founding => self.review_founding(),
             Phase::Safety => {
-                let is_enough = self.report.operations >= self.scenario.operations && self.report.fault_count() >= self.scenario.faults;
+                let is_enough = self.report.operations >= self.scenario.operations
+                    && self.report.fault_count() >= self.scenario.faults;
                 if is_enough {
                     self.heal()?;
-                    self.phase = Phase::Liveness {
-                        until_us: self.now_us + CONVERGENCE_BOUND_MS * 1_000,
-                    };
+                    self.phase = Phase::Liveness { until_us: self.now_us + CONVERGENCE_BOUND_MS * 1_000 };
                 }
             }
             Phase::Liveness { until_us } => self.review_liveness(until_us)?,
@@ -409,7 +415,8 @@ impl World {
         let Some(process) = &self.nodes[at].process else { return Ok(BTreeMap::new()) };
         let records = process.reader.scan(&ScanRange::everything(), usize::MAX);
         let records = records.map_err(|error| Violation::new(register_shows_unsuperseded::NAME, error.to_string()))?;
-        let shown = records.into_iter().map(|(key, record)| (key, shown_of(&record).into_iter().map(|s| s.dot).collect()));
+        let shown =
+            records.into_iter().map(|(key, record)| (key, shown_of(&record).into_iter().map(|s| s.dot).collect()));
         Ok(shown.filter(|(_, dots): &(_, BTreeSet<_>)| !dots.is_empty()).collect())
     }
 
@@ -439,7 +446,10 @@ impl World {
             }
             register_shows_unsuperseded::check(server_id, "published", key, &shown, &durable.live(key))?;
             if let Err(why) = record.validate() {
-                return Err(Violation::new(register_shows_unsuperseded::NAME, format!("node {server_id}: {key:?}: {why}")));
+                return Err(Violation::new(
+                    register_shows_unsuperseded::NAME,
+                    format!("node {server_id}: {key:?}: {why}"),
+                ));
             }
             for field in record.fields() {
                 field.siblings().iter().for_each(|sibling| counted.add(key, field.path(), sibling));

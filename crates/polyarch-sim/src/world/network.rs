@@ -50,11 +50,7 @@ pub(super) struct Network {
 impl Network {
     pub(super) fn connect(&mut self, ends: [(usize, u64); 2]) -> u64 {
         self.links_made += 1;
-        let link = Link {
-            ends,
-            arrivals: Default::default(),
-            held: Default::default(),
-        };
+        let link = Link { ends, arrivals: Default::default(), held: Default::default() };
         self.links.insert(self.links_made, link);
         self.links_made
     }

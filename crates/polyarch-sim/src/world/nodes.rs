@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use polyarch_protocol::client::ClientResponse;
 use polyarch_protocol::peer::{FeedGroup, PeerMessage};
-use polyarch_protocol::{ChainHeads, Durability, FeedStep, Input, Limits, LinkId, LogSource, Output, ReplicaConfig, Storage, Timings};
+use polyarch_protocol::{
+    ChainHeads, Durability, FeedStep, Input, Limits, LinkId, LogSource, Output, ReplicaConfig, Storage, Timings,
+};
 use polyarch_store::{CheckpointConfig, StoreConfig};
 
 use super::faults::End;
@@ -13,8 +15,8 @@ use super::network::Parcel;
 use super::{CLUSTER, Event, KEYSPACES, Phase, World};
 use crate::history::Intent;
 use crate::invariants::{
-    Checked, Violation, applied_once_and_in_order, no_alarm_without_cause, node_always_starts, nothing_leaves_before_durable,
-    register_shows_unsuperseded,
+    Checked, Violation, applied_once_and_in_order, no_alarm_without_cause, node_always_starts,
+    nothing_leaves_before_durable, register_shows_unsuperseded,
 };
 use crate::node::{LinkEnd, Process, Serving};
 use crate::registers::{Seen, shown_of};
@@ -88,10 +90,7 @@ impl World {
 
     fn store_config(&self) -> StoreConfig {
         let mut config = StoreConfig {
-            checkpoint: CheckpointConfig {
-                retry_log_bytes: 0,
-                ..CheckpointConfig::default()
-            },
+            checkpoint: CheckpointConfig { retry_log_bytes: 0, ..CheckpointConfig::default() },
             ..StoreConfig::default()
         };
         config.log.segment_bytes = self.scenario.segment_bytes;
@@ -168,10 +167,6 @@ impl World {
             Err(error) => {
                 process.has_failed = true;
                 self.handle(at, Input::StorageFailed(error.to_string()), None)?;
-                let delay_us = self.between((1_000, 1_500_000));
-                let how = if self.rng.chance(700) { End::Kill } else { End::PowerCut };
-                self.armed[at].soon_after_start = how == End::Kill && self.rng.chance(600);
-                self.after(delay_us, Event::Stop { at, boot, how });
             }
         }
         self.perform(at)?;
@@ -213,9 +208,7 @@ impl World {
         if !self.scenario.removes_log || process.has_failed || is_staged || !is_complete {
             return;
         }
-        let mark = process
-            .log
-            .last_mark(&|heads: &ChainHeads| process.replica.all_members_have(heads.applied()));
+        let mark = process.log.last_mark(&|heads: &ChainHeads| process.replica.all_members_have(heads.applied()));
         let Some(mark) = mark else { return };
         // A disk that fails here fails the next sync too.
         if let Ok(removed) = process.replica.storage_mut().store.remove_log_before(mark.position)
@@ -253,7 +246,8 @@ impl World {
             use polyarch_protocol::Records;
             // As the code under test changes it, not as it would look it up.
             let record = process.replica.storage_mut().record_mut(&key);
-            let record = record.map_err(|error| Violation::new(register_shows_unsuperseded::NAME, error.to_string()))?;
+            let record =
+                record.map_err(|error| Violation::new(register_shows_unsuperseded::NAME, error.to_string()))?;
             register_shows_unsuperseded::check(server_id, "staged", &key, &shown_of(record), &staged.live(&key))?;
         }
         self.check_digest(at)
@@ -262,8 +256,7 @@ impl World {
     fn check_digest(&mut self, at: usize) -> Checked {
         let Some(process) = &self.nodes[at].process else { return Ok(()) };
         let digest = process.replica.frontier().digest.total();
-        self.digests
-            .check(self.nodes[at].server_id, self.history.node(at).staged().seen(), digest)
+        self.digests.check(self.nodes[at].server_id, self.history.node(at).staged().seen(), digest)
     }
 
     /// What was published is what is synced.
@@ -312,11 +305,7 @@ impl World {
                 let boot = self.nodes[at].boot;
                 if let Some(end) = self.end(at, link.0) {
                     end.streams += 1;
-                    end.serving = Some(Serving {
-                        feed,
-                        stream: end.streams,
-                        in_flight: 0,
-                    });
+                    end.serving = Some(Serving { feed, stream: end.streams, in_flight: 0 });
                     let delay_us = self.rng.below(2_000);
                     self.after(delay_us, Event::PollFeed { at, boot, link: link.0 });
                 }
@@ -334,9 +323,24 @@ impl World {
             Output::Event(event) => {
                 self.note(format_args!("node {server_id}: {event}"));
                 no_alarm_without_cause::check(server_id, &event)?;
+                if let polyarch_protocol::Event::StorageFailed { .. } = event {
+                    self.operator_restarts(at);
+                }
             }
         }
         Ok(())
+    }
+
+    /// Someone reads the alarm and starts the node again; some think it helps to cut the power.
+    fn operator_restarts(&mut self, at: usize) {
+        let boot = self.nodes[at].boot;
+        if let Some(process) = self.nodes[at].process.as_mut() {
+            process.has_failed = true;
+        }
+        let delay_us = self.between((1_000, 1_500_000));
+        let how = if self.rng.chance(700) { End::Kill } else { End::PowerCut };
+        self.armed[at].soon_after_start = how == End::Kill && self.rng.chance(600);
+        self.after(delay_us, Event::Stop { at, boot, how });
     }
 
     fn note_sent(&mut self, server_id: u32, link: LinkId, message: &PeerMessage) {
@@ -346,7 +350,9 @@ impl World {
                 link.0,
                 s.origins.iter().map(|(origin, head)| (*origin, head.seq)).collect::<Vec<_>>()
             )),
-            PeerMessage::Refuse(r) => self.note(format_args!("node {server_id} refuses {} on link {}: {:?}", r.origin, link.0, r.reason)),
+            PeerMessage::Refuse(r) => {
+                self.note(format_args!("node {server_id} refuses {} on link {}: {:?}", r.origin, link.0, r.reason))
+            }
             PeerMessage::Hello(_) | PeerMessage::Heartbeat(_) => {}
         }
     }
@@ -371,7 +377,12 @@ impl World {
             Ok(polyarch_protocol::client::Response::Written(written)) => written.dot,
             _ => None,
         };
-        nothing_leaves_before_durable::check(self.nodes[at].server_id, self.history.node(at).durable().seen(), dot, "an ack")
+        nothing_leaves_before_durable::check(
+            self.nodes[at].server_id,
+            self.history.node(at).durable().seen(),
+            dot,
+            "an ack",
+        )
     }
 
     pub(super) fn end(&mut self, at: usize, link: u64) -> Option<&mut LinkEnd> {
@@ -398,8 +409,9 @@ impl World {
         }
         match parcel {
             Parcel::Control(frame) => {
-                let message = PeerMessage::decode(&frame)
-                    .map_err(|error| Violation::new("messages_decode", format!("node {}: {error}", self.nodes[at].server_id)))?;
+                let message = PeerMessage::decode(&frame).map_err(|error| {
+                    Violation::new("messages_decode", format!("node {}: {error}", self.nodes[at].server_id))
+                })?;
                 self.push_input(at, Input::Message(LinkId(link), message), None);
             }
             Parcel::Group { stream, frame } => {
@@ -429,13 +441,11 @@ impl World {
             }
             let Some((stream, frame)) = end.arrived.pop_front() else { return Ok(()) };
             end.in_hand.push_back(stream);
-            let group = FeedGroup::decode(&frame)
-                .map_err(|error| Violation::new("messages_decode", format!("node {}: {error}", self.nodes[at].server_id)))?;
-            let input = Input::FeedGroup {
-                link: LinkId(link),
-                subscription: group.subscription,
-                write_sets: group.write_sets,
-            };
+            let group = FeedGroup::decode(&frame).map_err(|error| {
+                Violation::new("messages_decode", format!("node {}: {error}", self.nodes[at].server_id))
+            })?;
+            let input =
+                Input::FeedGroup { link: LinkId(link), subscription: group.subscription, write_sets: group.write_sets };
             self.push_input(at, input, None);
         }
     }
@@ -443,12 +453,8 @@ impl World {
     /// Reads on for the feeds of all links.
     fn poke_feeds(&mut self, at: usize) {
         let Some(process) = &self.nodes[at].process else { return };
-        let serving: Vec<LinkId> = process
-            .links
-            .iter()
-            .filter(|(_, end)| end.serving.is_some())
-            .map(|(link, _)| *link)
-            .collect();
+        let serving: Vec<LinkId> =
+            process.links.iter().filter(|(_, end)| end.serving.is_some()).map(|(link, _)| *link).collect();
         let boot = self.nodes[at].boot;
         for LinkId(link) in serving {
             let delay_us = self.rng.below(3_000);
@@ -502,7 +508,8 @@ impl World {
     fn dial(&mut self, at: usize) {
         let boot = self.nodes[at].boot;
         let Some(process) = &self.nodes[at].process else { return };
-        let mut wanted: BTreeSet<usize> = process.replica.members_to_link().map(|member| member.server_id as usize - 1).collect();
+        let mut wanted: BTreeSet<usize> =
+            process.replica.members_to_link().map(|member| member.server_id as usize - 1).collect();
         if process.links.is_empty() {
             wanted.extend((0..self.nodes.len()).filter(|to| *to != at));
         }
@@ -512,19 +519,17 @@ impl World {
         wanted.retain(|to| !process.replica.cut().contains(&(*to as u32 + 1)));
         for to in wanted {
             let is_reachable = !self.network.is_blocked(at, to) && !self.network.is_blocked(to, at);
-            if self.dials.contains(&(at, to)) || !is_reachable || self.nodes[to].process.is_none() || self.rng.chance(300) {
+            if self.dials.contains(&(at, to))
+                || !is_reachable
+                || self.nodes[to].process.is_none()
+                || self.rng.chance(300)
+            {
                 continue;
             }
             self.dials.insert((at, to));
             let delay_us = 2 * self.between(self.scenario.delay_us);
             let to_boot = self.nodes[to].boot;
-            self.after(
-                delay_us,
-                Event::Connect {
-                    from: (at, boot),
-                    to: (to, to_boot),
-                },
-            );
+            self.after(delay_us, Event::Connect { from: (at, boot), to: (to, to_boot) });
         }
     }
 
@@ -550,11 +555,7 @@ impl World {
                 in_hand: Default::default(),
             };
             process.links.insert(LinkId(id), end);
-            let input = Input::LinkUp {
-                link: LinkId(id),
-                server_id: self.nodes[peer].server_id,
-                dialed: side == 0,
-            };
+            let input = Input::LinkUp { link: LinkId(id), server_id: self.nodes[peer].server_id, dialed: side == 0 };
             self.push_input(at, input, None);
         }
         Ok(())
@@ -587,10 +588,7 @@ impl World {
         for (name, kind) in KEYSPACES {
             if catalog.keyspace(name).is_none() {
                 self.requests_made += 1;
-                let tag = polyarch_protocol::RequestTag {
-                    connection: ADMIN,
-                    request: self.requests_made,
-                };
+                let tag = polyarch_protocol::RequestTag { connection: ADMIN, request: self.requests_made };
                 self.push_input(0, Input::CreateKeyspace(tag, name.to_owned(), kind), None);
             }
         }
@@ -621,7 +619,9 @@ impl World {
     pub(super) fn run_checkpoint(&mut self, at: usize, boot: u64) -> Checked {
         let server_id = self.nodes[at].server_id;
         let dies = std::mem::take(&mut self.armed[at].in_checkpoint);
-        let Some(job) = self.nodes[at].process_of(boot).and_then(|process| process.checkpoint.take()) else { return Ok(()) };
+        let Some(job) = self.nodes[at].process_of(boot).and_then(|process| process.checkpoint.take()) else {
+            return Ok(());
+        };
         if dies {
             match self.rng.chance(700) {
                 true => self.nodes[at].devices.state().fail_after(1),
@@ -641,7 +641,10 @@ impl World {
             Ok(done) => {
                 let summary = process.replica.storage_mut().store.finish_checkpoint(done);
                 self.armed[at].has_rolled_back = false;
-                self.note(format_args!("node {server_id} has a checkpoint at {}, {} records", summary.position, summary.records));
+                self.note(format_args!(
+                    "node {server_id} has a checkpoint at {}, {} records",
+                    summary.position, summary.records
+                ));
             }
             Err(_) if self.armed[at].power_cut => return self.stop(at, End::PowerCut),
             Err(error) => self.note(format_args!("node {server_id}: {error}")),

@@ -7,7 +7,7 @@ use polyarch_protocol::client::{Refusal, Request, Response, Supersede, WriteChan
 
 use super::faults::End;
 use super::{Keyspace, Phase, World};
-use crate::history::{Intent, IntendedChange, Replaces};
+use crate::history::{IntendedChange, Intent, Replaces};
 use crate::invariants::{Checked, Violation};
 use crate::rng::Rng;
 use crate::scenario::Scenario;
@@ -64,27 +64,27 @@ impl World {
     ///
     /// # Errors
     /// When an invariant does not hold.
-    pub fn write(&mut self, at: usize, keyspace: &str, key: &str, put: Option<&str>, replace: Replace) -> Result<String, Violation> {
+    pub fn write(
+        &mut self,
+        at: usize,
+        keyspace: &str,
+        key: &str,
+        put: Option<&str>,
+        replace: Replace,
+    ) -> Result<String, Violation> {
         let Keyspace { name, kind, id } = self.keyspace(keyspace)?;
         let record_key = RecordKey::new(id, key.as_bytes());
         let (supersede, replaces) = match (replace, self.last_shown(0, &record_key)) {
             (Replace::Nothing, _) => (Supersede::Nothing, Replaces::Nothing),
-            (Replace::Shown, Some(shown)) => (Supersede::Shown(shown.sealed.clone()), Replaces::Shown(shown.dots.clone())),
+            (Replace::Shown, Some(shown)) => {
+                (Supersede::Shown(shown.sealed.clone()), Replaces::Shown(shown.dots.clone()))
+            }
             _ => (Supersede::Held, Replaces::Held),
         };
         let put = put.map(|value| Bytes::copy_from_slice(value.as_bytes()));
-        let change = WriteChange {
-            keyspace: name.to_owned(),
-            key: record_key.key_bytes(),
-            put: put.clone(),
-            supersede,
-        };
-        let intended = IntendedChange {
-            key: record_key.clone(),
-            kind,
-            put,
-            replaces,
-        };
+        let change =
+            WriteChange { keyspace: name.to_owned(), key: record_key.key_bytes(), put: put.clone(), supersede };
+        let intended = IntendedChange { key: record_key.clone(), kind, put, replaces };
         let request = Request::Write(WriteRequest { changes: vec![change] });
         let intent = Intent { changes: vec![intended] };
         Ok(match self.ask(at, request, record_key, kind, Some(intent))? {
@@ -100,10 +100,7 @@ impl World {
     pub fn read_values(&mut self, at: usize, keyspace: &str, key: &str) -> Result<Vec<String>, Violation> {
         let Keyspace { name, kind, id } = self.keyspace(keyspace)?;
         let record_key = RecordKey::new(id, key.as_bytes());
-        let request = Request::Get {
-            keyspace: name.to_owned(),
-            key: record_key.key_bytes(),
-        };
+        let request = Request::Get { keyspace: name.to_owned(), key: record_key.key_bytes() };
         match self.ask(at, request, record_key, kind, None)? {
             Ok(Response::Record { record, .. }) => {
                 let values = record.siblings.iter().map(|s| String::from_utf8_lossy(&s.value).into_owned());
@@ -154,9 +151,7 @@ impl World {
 
     fn keyspace(&self, name: &str) -> Result<Keyspace, Violation> {
         let found = self.keyspaces.iter().find(|keyspace| keyspace.name == name);
-        found
-            .cloned()
-            .ok_or_else(|| Violation::new("script", format!("there is no keyspace {name}")))
+        found.cloned().ok_or_else(|| Violation::new("script", format!("there is no keyspace {name}")))
     }
 
     fn ask(

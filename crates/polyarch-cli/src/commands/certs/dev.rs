@@ -17,9 +17,10 @@ const CLIENTS: [&str; 2] = ["admin", "app"];
 /// Write all files of a cluster on this machine, and print the commands that start it.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Writes into one directory: the authority, the certificates of nodes 1 to N and of the clients `admin` and `app`,
-a configuration node-<ID>.toml for each node, and the profiles client.toml (admin) and client-app.toml.
-The nodes listen on 127.0.0.1 and keep their data under data/ in the same directory.
+Writes into one directory: the authority, the certificates of nodes 1 to N and of the clients
+`admin` and `app`, a configuration node-<ID>.toml for each node, and the profiles client.toml
+(admin) and client-app.toml. The nodes listen on 127.0.0.1 and keep their data under data/ in the
+same directory.
 
 Example:
   polyarch certs dev --dir /tmp/cluster")]
@@ -159,5 +160,64 @@ impl Dev {
             1 => "a cluster of one node".to_owned(),
             nodes => format!("a cluster of {nodes} nodes"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use polyarch_client::Profile;
+    use polyarch_node::NodeConfig;
+    use polyarch_transport::Credentials;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        dev: Dev,
+    }
+
+    fn dev(directory: &Path, more: &[&str]) -> Dev {
+        let directory = directory.to_str().unwrap();
+        Line::parse_from([&["dev", "--dir", directory], more].concat()).dev
+    }
+
+    #[test]
+    fn all_files_are_of_use_as_they_are() {
+        let directory = tempfile::tempdir().unwrap();
+        dev(directory.path(), &["--cluster", "try", "--nodes", "3", "--base-port", "9001"]).run("polyarch").unwrap();
+        for server_id in 1..=3_u16 {
+            let config = NodeConfig::load(&directory.path().join(format!("node-{server_id}.toml"))).unwrap();
+            let credentials = Credentials::load(&config.ca, &config.cert, &config.key).unwrap();
+            assert_eq!(credentials.identity().to_string(), format!("polyarch://try/node/{server_id}"));
+            assert_eq!(config.listen.port(), 9000 + server_id);
+            assert_eq!(config.data_dir, directory.path().join(format!("data/node-{server_id}")));
+            assert_eq!(config.roles.write, ["app"]);
+        }
+        for (file, name) in [("client.toml", "admin"), ("client-app.toml", "app")] {
+            let profile = Profile::load(directory.path().join(file)).unwrap();
+            let credentials = Credentials::load(&profile.ca, &profile.cert, &profile.key).unwrap();
+            assert_eq!(credentials.identity().to_string(), format!("polyarch://try/client/{name}"));
+            assert_eq!(profile.nodes.len(), 3);
+        }
+    }
+
+    #[test]
+    fn nothing_is_replaced_unless_asked_for() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("node-2.toml"), "precious").unwrap();
+        dev(directory.path(), &[]).run("polyarch").unwrap_err();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing else is written either");
+        dev(directory.path(), &["--overwrite"]).run("polyarch").unwrap();
+        NodeConfig::load(&directory.path().join("node-2.toml")).unwrap();
+    }
+
+    #[test]
+    fn the_commands_name_the_program_and_the_files() {
+        let commands = dev(Path::new("my certs"), &["--nodes", "2"]).commands("target/debug/polyarch");
+        assert!(commands.contains("target/debug/polyarch init --config 'my certs/node-1.toml'\n"), "{commands}");
+        assert!(commands.contains("target/debug/polyarch join --config 'my certs/node-2.toml'\n"), "{commands}");
+        assert!(commands.contains("export POLYARCH_PROFILE='my certs/client.toml'\n"), "{commands}");
     }
 }

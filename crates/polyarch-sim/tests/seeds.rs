@@ -1,0 +1,42 @@
+//! Seeds pass, and a seed is a run.
+
+use std::collections::BTreeSet;
+
+use polyarch_sim::Sink;
+use polyarch_sim::run::{run_seed, run_seeds};
+
+/// Seeds of the default test run; `POLYARCH_SIM_SEEDS` asks for more.
+const SEEDS: u64 = 40;
+
+fn seeds() -> u64 {
+    std::env::var("POLYARCH_SIM_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(SEEDS)
+}
+
+#[test]
+fn every_seed_keeps_all_invariants() {
+    let jobs = std::thread::available_parallelism().map_or(1, |processors| processors.get());
+    let totals = run_seeds(0..seeds(), jobs, None, 3, &|_| {});
+    let failures: Vec<String> = totals.failures.iter().map(ToString::to_string).collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+    assert_eq!(totals.passed, seeds());
+    assert!(totals.operations_min >= Some(300), "{:?}", totals.operations_min);
+    assert!(totals.faults_min >= Some(15), "{:?}", totals.faults_min);
+}
+
+#[test]
+fn a_seed_replays_to_the_same_trace_hash() {
+    for seed in [3, 11] {
+        let one = run_seed(seed, None, Sink::Nowhere);
+        assert_eq!(one, run_seed(seed, None, Sink::Nowhere), "seed {seed}");
+        assert!(one.is_ok(), "seed {seed}");
+    }
+}
+
+#[test]
+fn seeds_differ_in_what_happens_and_what_goes_wrong() {
+    let reports: Vec<_> = (0..8).filter_map(|seed| run_seed(seed, None, Sink::Nowhere).ok()).collect();
+    let hashes: BTreeSet<u64> = reports.iter().map(|report| report.trace_hash).collect();
+    assert_eq!(hashes.len(), 8);
+    let kinds: BTreeSet<_> = reports.iter().flat_map(|report| report.faults.keys()).collect();
+    assert!(kinds.len() > 15, "{kinds:?}");
+}

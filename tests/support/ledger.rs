@@ -1,0 +1,100 @@
+//! What clients were told, and what follows from it, computed outside the nodes.
+//!
+//! Only two promises are used: an acknowledged write is not lost, and it is shown until a write
+//! whose context named it. A write that was not acknowledged may or may not have happened.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use polyarch_client::{Client, Dot};
+
+/// All that was asked and answered.
+#[derive(Default)]
+pub(crate) struct Ledger {
+    acked: Vec<Write>,
+    unknown: Vec<Write>,
+}
+
+/// One write to one key of an `mv` keyspace, with a context or with none.
+#[derive(Debug, Clone)]
+pub(crate) struct Write {
+    pub(crate) key: String,
+    /// Unique in the test; `None` deletes.
+    pub(crate) value: Option<String>,
+    /// The siblings that its context was read with.
+    pub(crate) shown: Vec<Dot>,
+    /// Its GTID, when it was acknowledged and wrote anything.
+    pub(crate) gtid: Option<Dot>,
+}
+
+impl Ledger {
+    /// The node said that it was done.
+    pub(crate) fn acked(&mut self, write: Write) {
+        self.acked.push(write);
+    }
+
+    /// Nobody knows whether it was done.
+    pub(crate) fn unknown(&mut self, write: Write) {
+        self.unknown.push(write);
+    }
+
+    pub(crate) fn merge(&mut self, other: Ledger) {
+        self.acked.extend(other.acked);
+        self.unknown.extend(other.unknown);
+    }
+
+    pub(crate) fn acked_len(&self) -> usize {
+        self.acked.len()
+    }
+
+    pub(crate) fn unknown_len(&self) -> usize {
+        self.unknown.len()
+    }
+
+    /// Compares with what a client is shown of a keyspace; returns each breach in words.
+    pub(crate) async fn breaches(&self, client: &Client, keyspace: &str) -> Vec<String> {
+        let mut shown: BTreeMap<String, BTreeMap<Dot, String>> = BTreeMap::new();
+        let mut scan = client.scan(keyspace, "");
+        while let Some((key, record)) = scan.next().await.expect("the node answers") {
+            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("tests write text");
+            let siblings = record.siblings().iter().map(|s| (s.dot, text(&s.value)));
+            shown.insert(text(&key), siblings.collect());
+        }
+        self.compare(&shown)
+    }
+
+    /// The same with what was already read: for each key the siblings by GTID.
+    pub(crate) fn compare(&self, shown: &BTreeMap<String, BTreeMap<Dot, String>>) -> Vec<String> {
+        let mut breaches = Vec::new();
+        let nothing = BTreeMap::new();
+        let named = |writes: &[Write]| -> BTreeSet<(String, Dot)> {
+            writes.iter().flat_map(|w| w.shown.iter().map(|gtid| (w.key.clone(), *gtid))).collect()
+        };
+        let (surely_gone, perhaps_gone) = (named(&self.acked), named(&self.unknown));
+        let mut expected: BTreeMap<Dot, &Write> = BTreeMap::new();
+        for write in &self.acked {
+            let (Some(gtid), Some(value)) = (write.gtid, &write.value) else { continue };
+            if let Some(other) = expected.insert(gtid, write) {
+                breaches.push(format!("{gtid} was given to two writes: {other:?} and {write:?}"));
+            }
+            let place = (write.key.clone(), gtid);
+            match shown.get(&write.key).unwrap_or(&nothing).get(&gtid) {
+                Some(_) if surely_gone.contains(&place) => breaches.push(format!("{write:?} was replaced and is back")),
+                Some(found) if found != value => breaches.push(format!("{write:?} is shown as {found:?}")),
+                Some(_) => {}
+                None if surely_gone.contains(&place) || perhaps_gone.contains(&place) => {}
+                None => breaches.push(format!("{write:?} was acknowledged, and is lost")),
+            }
+        }
+        let perhaps: BTreeSet<(&String, &String)> =
+            self.unknown.iter().filter_map(|w| Some((&w.key, w.value.as_ref()?))).collect();
+        for (key, siblings) in shown {
+            for (gtid, value) in siblings {
+                let is_known = expected.contains_key(gtid) || perhaps.contains(&(key, value));
+                if !is_known {
+                    breaches.push(format!("{key} shows {value:?} of {gtid}, which nobody wrote"));
+                }
+            }
+        }
+        breaches
+    }
+}
