@@ -111,7 +111,8 @@ fn a_batch_is_all_or_nothing(cluster: &Cluster) {
         cluster.polyarch_with_input(["batch", "-", "--json", "--node", &at_1], input.as_bytes())
     };
     let put = |key: &str| json!({"op": "put", "keyspace": "settings", "key": key, "value_base64": "/w=="});
-    let written = batch(&[put("x"), put("y"), json!({"op": "delete", "keyspace": "notes", "key": "hello"})]).ok().json();
+    let written =
+        batch(&[put("x"), put("y"), json!({"op": "delete", "keyspace": "notes", "key": "hello"})]).ok().json();
     let gtid = &written["gtid"];
     for key in ["x", "y"] {
         let object = cluster.polyarch(["get", "settings", key, "--json", "--node", &at_1]).ok().json();
@@ -119,7 +120,9 @@ fn a_batch_is_all_or_nothing(cluster: &Cluster) {
     }
     cluster.polyarch(["get", "notes", "hello", "--node", &at_1]).exits(1);
     batch(&[put("z"), put("z")]).exits(3).says("at most once");
-    batch(&[put("z"), json!({"op": "put", "keyspace": "settings", "key": "z"})]).exits(2).says("line 2: it has no `value`");
+    batch(&[put("z"), json!({"op": "put", "keyspace": "settings", "key": "z"})])
+        .exits(2)
+        .says("line 2: it has no `value`");
     batch(&[]).exits(2).says("holds no changes");
     cluster.polyarch(["get", "settings", "z", "--node", &at_1]).exits(1);
 }
@@ -127,7 +130,8 @@ fn a_batch_is_all_or_nothing(cluster: &Cluster) {
 fn an_export_can_be_imported(cluster: &Cluster) {
     let file = cluster.directory().join("records.jsonl");
     let at_1 = cluster.address(1);
-    let lines: String = (0..2_000).map(|n| format!("{}\n", json!({"key": format!("k{n:04}"), "value": n.to_string()}))).collect();
+    let lines: String =
+        (0..2_000).map(|n| format!("{}\n", json!({"key": format!("k{n:04}"), "value": n.to_string()}))).collect();
     cluster.polyarch(["keyspace", "create", "bulk", "--kind", "mv", "--node", &at_1]).ok();
     cluster.polyarch_with_input(["import", "bulk", "-", "--node", &at_1], lines.as_bytes()).ok().says("2000 records");
     cluster.polyarch(["put", "bulk", "k0007", "another", "--nothing-seen", "--node", &at_1]).ok();

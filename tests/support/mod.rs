@@ -57,6 +57,7 @@ pub(crate) struct ClusterNode {
     address: SocketAddr,
     directory: PathBuf,
     process: Option<Child>,
+    environment: Vec<(String, String)>,
 }
 
 impl Cluster {
@@ -90,6 +91,7 @@ impl Cluster {
             address: ports.address(server_id),
             directory: directory.path().to_owned(),
             process: None,
+            environment: Vec::new(),
         };
         Self { nodes: (1..=nodes).map(node).collect(), directory, ports }
     }
@@ -269,6 +271,11 @@ impl ClusterNode {
         writeln!(file, "\n{settings}").expect("the configuration can be written");
     }
 
+    /// Sets an environment variable for its processes from the next start on.
+    pub(crate) fn set_environment(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Makes its data directory: node 1 founds the cluster, and the others join it.
     pub(crate) fn found(&self) {
         let verb = if self.server_id == 1 { "init" } else { "join" };
@@ -279,18 +286,33 @@ impl ClusterNode {
 
     /// Starts its process and waits until it says that it listens.
     pub(crate) fn serve(&mut self) {
+        if let Err(said) = self.start() {
+            panic!("node {} does not serve, but said {said:?}", self.server_id);
+        }
+    }
+
+    /// The same; says whether it listens, and leaves no process behind if not.
+    pub(crate) fn try_serve(&mut self) -> bool {
+        let serves = self.start().is_ok();
+        if !serves {
+            self.kill();
+        }
+        serves
+    }
+
+    fn start(&mut self) -> Result<(), Result<String, mpsc::RecvTimeoutError>> {
         assert!(!self.is_running(), "node {} runs already", self.server_id);
         let log = File::options().create(true).append(true).open(self.log()).expect("a log file can be made");
         let mut command = command();
-        command.args(["serve", "--config"]).arg(self.config());
+        command.args(["serve", "--config"]).arg(self.config()).envs(self.environment.iter().cloned());
         let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn();
         let mut process = spawned.expect("the binary can be started");
         let said = first_line(process.stdout.take().expect("stdout is piped"));
         self.process = Some(process);
         let expected = format!("listening on {}\n", self.address);
         match said.recv_timeout(START_MAX) {
-            Ok(line) if line == expected => {}
-            said => panic!("node {} said {said:?} instead of {expected:?}", self.server_id),
+            Ok(line) if line == expected => Ok(()),
+            said => Err(said),
         }
     }
 

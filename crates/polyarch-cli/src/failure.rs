@@ -111,9 +111,8 @@ impl From<polyarch_client::Error> for Failure {
                 Self::refused(&error).hint("`polyarch status` shows the node's links to other members")
             }
             Error::Refused(_) => Self::refused(&error),
-            Error::Unreachable { .. } => {
-                Self::unreachable(&error).hint("is a node running at the profile's addresses? `polyarch serve` starts one")
-            }
+            Error::Unreachable { .. } => Self::unreachable(&error)
+                .hint("is a node running at the profile's addresses? `polyarch serve` starts one"),
             Error::Profile(polyarch_client::ProfileError::NotSet) => Self::usage(&error)
                 .hint("name one with --profile FILE; `polyarch certs dev` writes one for a cluster on this machine"),
             _ if error.is_setup() => Self::usage(&error),
@@ -168,9 +167,8 @@ impl From<IssueError> for Failure {
     fn from(error: IssueError) -> Self {
         match &error {
             IssueError::Exists { .. } => Self::usage(&error).hint("--overwrite replaces it"),
-            IssueError::Authority(CredentialsError::Missing { .. }) => {
-                Self::usage(&error).hint("`polyarch certs ca --cluster NAME` makes an authority; --dir says where it is")
-            }
+            IssueError::Authority(CredentialsError::Missing { .. }) => Self::usage(&error)
+                .hint("`polyarch certs ca --cluster NAME` makes an authority; --dir says where it is"),
             _ => Self::usage(&error),
         }
     }

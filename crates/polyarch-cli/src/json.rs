@@ -9,7 +9,9 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use polyarch_client::{Dot, KeyspaceView, NodeAddress, Record, SealedContext, SiblingView, StatusView, Supersede, Written};
+use polyarch_client::{
+    Dot, KeyspaceView, NodeAddress, Record, SealedContext, SiblingView, StatusView, Supersede, Written,
+};
 use polyarch_node::NodeIdentity;
 use polyarch_protocol::catalog::SystemRecord;
 use polyarch_protocol::{Change, Dependencies, Effect, KeyspaceId, WriteSet};
@@ -226,7 +228,9 @@ impl ImportRecord {
             Some(_) if line.value.is_some() || line.value_base64.is_some() => {
                 return Err("it has both a value and siblings".to_owned());
             }
-            Some(siblings) if siblings.is_empty() => return Err("it has no siblings, so there is nothing to put".to_owned()),
+            Some(siblings) if siblings.is_empty() => {
+                return Err("it has no siblings, so there is nothing to put".to_owned());
+            }
             Some(siblings) => {
                 let values = siblings.into_iter().map(|s| bytes_of("value", s.value, s.value_base64).map(Bytes::from));
                 values.collect::<Result<_, _>>()?
@@ -585,7 +589,8 @@ mod tests {
         let record = RecordObject { seen: Some(seen), ..RecordObject::of(b"k", &[sibling(b"v"), sibling(b"\xff")]) };
         assert_eq!(
             json(&record),
-            r#"{"key":"k","siblings":[{"value":"v","gtid":"3-9f2c01ab:42","hlc":"1764950400000.3","server_id":3},"#.to_owned()
+            r#"{"key":"k","siblings":[{"value":"v","gtid":"3-9f2c01ab:42","hlc":"1764950400000.3","server_id":3},"#
+                .to_owned()
                 + r#"{"value_base64":"/w==","gtid":"3-9f2c01ab:42","hlc":"1764950400000.3","server_id":3}],"#
                 + r#""context":"Y3R4","token":"dG9r"}"#
         );
@@ -593,7 +598,10 @@ mod tests {
 
     #[test]
     fn a_key_that_is_not_there_has_no_siblings_and_no_context() {
-        assert_eq!(json(&RecordObject::read(b"\xfe", None, b"t")), r#"{"key_base64":"/g==","siblings":[],"context":null,"token":"dA=="}"#);
+        assert_eq!(
+            json(&RecordObject::read(b"\xfe", None, b"t")),
+            r#"{"key_base64":"/g==","siblings":[],"context":null,"token":"dA=="}"#
+        );
     }
 
     #[test]

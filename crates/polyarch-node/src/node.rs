@@ -244,7 +244,13 @@ pub(crate) fn store_config(config: &NodeConfig) -> StoreConfig {
     let storage = &config.storage;
     StoreConfig {
         // The salt counts where a log begins; one that exists keeps its own.
-        log: LogConfig { segment_bytes: storage.segment_mib << 20, salt: random_u64() as u32, ..LogConfig::default() },
+        log: LogConfig {
+            segment_bytes: storage.segment_mib << 20,
+            salt: random_u64() as u32,
+            #[cfg(feature = "seeded-bugs")]
+            bugs: seeded_log_bugs(),
+            ..LogConfig::default()
+        },
         checkpoint: CheckpointConfig {
             memtable_bytes_max: (storage.memtable_mib as usize) << 20,
             log_bytes_max: storage.checkpoint_log_mib << 20,
@@ -253,6 +259,13 @@ pub(crate) fn store_config(config: &NodeConfig) -> StoreConfig {
         sled: SledConfig { open_timeout: Duration::from_millis(storage.open_timeout_ms), ..SledConfig::default() },
         ..StoreConfig::default()
     }
+}
+
+/// The bug that a test asks for, to prove that it would see it. Not in any shipped binary.
+#[cfg(feature = "seeded-bugs")]
+fn seeded_log_bugs() -> polyarch_store::log::LogBugs {
+    let no_sync = std::env::var("POLYARCH_SEEDED_BUG").is_ok_and(|bug| bug == "no-sync");
+    polyarch_store::log::LogBugs { no_sync, ..Default::default() }
 }
 
 fn transport_config(config: &NodeConfig) -> TransportConfig {

@@ -205,7 +205,8 @@ impl Cluster {
         let are_ready = async || {
             for node in &self.nodes {
                 let status = node.probe.status().await?;
-                let is_linked = status.peers.len() + 1 >= self.nodes.len() && status.peers.iter().all(|peer| peer.linked);
+                let is_linked =
+                    status.peers.len() + 1 >= self.nodes.len() && status.peers.iter().all(|peer| peer.linked);
                 let keyspaces = node.probe.keyspaces().await?;
                 let knows_keyspace = keyspaces.iter().any(|keyspace| keyspace.name == KEYSPACE);
                 if !(is_linked && knows_keyspace && status.writes_refused.is_none()) {

@@ -144,11 +144,7 @@ impl Point {
     }
 
     fn probes(&self) -> Probes {
-        Probes {
-            count: self.requests.unwrap_or(PROBES),
-            value_bytes: self.value_bytes,
-            key_bytes: self.key_bytes,
-        }
+        Probes { count: self.requests.unwrap_or(PROBES), value_bytes: self.value_bytes, key_bytes: self.key_bytes }
     }
 }
 

@@ -87,6 +87,9 @@ mod tests {
     fn the_file_system_is_that_of_the_nearest_mount() {
         let mounts = "/dev/a / ext4 rw 0 0\ntmpfs /tmp tmpfs rw 0 0\n/dev/b /tmp/disk xfs rw 0 0\n";
         let kind = |path| kind_at(mounts, Path::new(path)).unwrap();
-        assert_eq!([kind("/home"), kind("/tmp/x"), kind("/tmp/disk/y"), kind("/tmpx")], ["ext4", "tmpfs", "xfs", "ext4"]);
+        assert_eq!(
+            [kind("/home"), kind("/tmp/x"), kind("/tmp/disk/y"), kind("/tmpx")],
+            ["ext4", "tmpfs", "xfs", "ext4"]
+        );
     }
 }

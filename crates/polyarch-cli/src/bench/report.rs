@@ -135,11 +135,7 @@ impl Figures {
             sustained_seconds: sustained.as_secs_f64(),
             sustained_per_s: operations / sustained.as_secs_f64(),
             latency_ms: LatencyFigures::of(&outcome.latencies),
-            cpu_s_per_100k: CpuFigures {
-                sum: cpu.iter().copied().sum(),
-                nodes: cpu,
-                client: client_cpu.map(per_100k),
-            },
+            cpu_s_per_100k: CpuFigures { sum: cpu.iter().copied().sum(), nodes: cpu, client: client_cpu.map(per_100k) },
             link_bytes_per_write: ratio(link_bytes, outcome.writes),
             nodes: samples.iter().map(NodeFigures::of).collect(),
         }

@@ -24,7 +24,7 @@ pub(crate) enum Keyspace {
         #[arg(long)]
         json: bool,
     },
-    /// List the keyspaces that a node knows
+    /// List the keyspaces that a node knows, by name
     #[command(after_help = "With --json, a line for each: {\"name\", \"kind\", \"id\", \"by_name\"}\n\
         Where by_name is false, an older keyspace has the name, and this one is reached by its id.")]
     List {
@@ -63,13 +63,17 @@ impl Keyspace {
                 output.flush()
             }),
             Self::List { json } => connection.run(async |connection| {
-                let keyspaces = connection.client.keyspaces().await?;
+                let mut keyspaces = connection.client.keyspaces().await?;
+                // The one that the name answers to comes first.
+                keyspaces.sort_by(|a, b| (&a.name, !a.by_name, a.id).cmp(&(&b.name, !b.by_name, b.id)));
                 let mut output = Output::stdout();
                 for keyspace in &keyspaces {
                     let name = &keyspace.name;
                     match (json, keyspace.by_name) {
                         (true, _) => output.json(&KeyspaceObject::from(keyspace))?,
-                        (false, true) => output.line(format_args!("{name}\t{}\t{}", keyspace.kind.as_str(), keyspace.id))?,
+                        (false, true) => {
+                            output.line(format_args!("{name}\t{}\t{}", keyspace.kind.as_str(), keyspace.id))?
+                        }
                         (false, false) => {
                             let kind = keyspace.kind.as_str();
                             output.line(format_args!("{name}\t{kind}\t{}\t(reached by its id)", keyspace.id))?;

@@ -63,7 +63,9 @@ impl Found {
             false => {
                 let NodeIdentity { cluster, cluster_id, server_id, .. } = &identity;
                 let directory = config.data_dir.display();
-                output.line(format_args!("{done} cluster {cluster} ({cluster_id}) as server {server_id} in {directory}"))?;
+                output.line(format_args!(
+                    "{done} cluster {cluster} ({cluster_id}) as server {server_id} in {directory}"
+                ))?;
             }
         }
         output.flush()

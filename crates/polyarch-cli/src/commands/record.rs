@@ -171,7 +171,9 @@ fn print_values(record: &Record, output: &mut Output) -> Result<(), Failure> {
         output.bytes(b"\n")?;
     }
     let siblings = record.siblings().len();
-    note(&format!("{siblings} values were written concurrently; --json shows their origins, and the context to settle them"));
+    note(&format!(
+        "{siblings} values were written concurrently; --json shows their origins, and the context to settle them"
+    ));
     Ok(())
 }
 

@@ -109,8 +109,7 @@ impl Importing {
             let line = line.map_err(|problem| Failure::usage(format_args!("{name}: {problem}")))?;
             let record = ImportRecord::parse(&line.bytes);
             let number = line.number;
-            let record =
-                record.map_err(|problem| Failure::usage(format_args!("{name}, line {number}: {problem}")))?;
+            let record = record.map_err(|problem| Failure::usage(format_args!("{name}, line {number}: {problem}")))?;
             self.begin(record).await?;
             self.progress.inc(line.bytes.len() as u64);
         }

@@ -87,7 +87,12 @@ impl Stage {
     async fn three_masters(&self) -> Result<(), Failure> {
         self.act("Three masters");
         for node in self.cluster.nodes() {
-            println!("  node {} listens on {} (process {})", node.server_id, node.address, node.pid().unwrap_or_default());
+            println!(
+                "  node {} listens on {} (process {})",
+                node.server_id,
+                node.address,
+                node.pid().unwrap_or_default()
+            );
         }
         self.at(1).create_keyspace("types", KeyspaceKind::Mv).await?;
         self.at(1).create_keyspace("settings", KeyspaceKind::Lww).await?;
@@ -152,8 +157,12 @@ impl Stage {
         println!("  equal after {} ms", since.elapsed().as_millis());
         self.show(PLAYED).await?;
         println!("  {CSS}: changed on both sides, so both changes are shown.");
-        println!("  {PNG}: deleted on one side and changed on the other; the delete had not seen the change, which survives.");
-        println!("  {WOFF}: deleted on one side and untouched on the other: gone everywhere, and it does not come back.");
+        println!(
+            "  {PNG}: deleted on one side and changed on the other; the delete had not seen the change, which survives."
+        );
+        println!(
+            "  {WOFF}: deleted on one side and untouched on the other: gone everywhere, and it does not come back."
+        );
         println!("  banner: its keyspace is `lww`, so the later of two concurrent writes is shown.");
         self.done()
     }
@@ -176,12 +185,19 @@ impl Stage {
             println!("  node {}: applied {}", status.server_id, applied.join(", "));
             println!("          digest  {}", status.digest);
         }
-        let equal = statuses.windows(2).all(|pair| (&pair[0].applied, &pair[0].digest) == (&pair[1].applied, &pair[1].digest));
+        let equal =
+            statuses.windows(2).all(|pair| (&pair[0].applied, &pair[0].digest) == (&pair[1].applied, &pair[1].digest));
         if !equal {
-            return Err(Failure::refused("equal applied-sets, different digests: this must not happen; please report it"));
+            return Err(Failure::refused(
+                "equal applied-sets, different digests: this must not happen; please report it",
+            ));
         }
-        println!("\nWhat you saw: three nodes that all take writes, also alone. What was written concurrently was kept and shown");
-        println!("instead of lost; what was deleted stayed deleted; and in the end each could prove that it holds the same.");
+        println!(
+            "\nWhat you saw: three nodes that all take writes, also alone. What was written concurrently was kept and shown"
+        );
+        println!(
+            "instead of lost; what was deleted stayed deleted; and in the end each could prove that it holds the same."
+        );
         Ok(())
     }
 
@@ -194,7 +210,8 @@ impl Stage {
         println!("{program} link cut 3 --node {}", self.cluster.nodes()[0].address);
         println!("{program} put types {PNG} 'written at node 3' --node {}", self.cluster.nodes()[2].address);
         println!("{program} link heal 3 --node {}", self.cluster.nodes()[0].address);
-        let pids: Vec<String> = self.cluster.nodes().iter().filter_map(|n| n.pid()).map(|pid| pid.to_string()).collect();
+        let pids: Vec<String> =
+            self.cluster.nodes().iter().filter_map(|n| n.pid()).map(|pid| pid.to_string()).collect();
         println!("kill {} && rm -r {}", pids.join(" "), terminal::shell_word(self.cluster.directory()));
     }
 

@@ -86,7 +86,9 @@ impl Certs {
         match self {
             Self::Ca { cluster, making } => {
                 written(&create_ca(&making.dir, &cluster, &making.options())?)?;
-                crate::terminal::note("ca.key issues certificates and is needed for nothing else: keep it off the nodes");
+                crate::terminal::note(
+                    "ca.key issues certificates and is needed for nothing else: keep it off the nodes",
+                );
                 Ok(())
             }
             Self::Node { server_id, making } => {
