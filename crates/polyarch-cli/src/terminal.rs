@@ -24,21 +24,21 @@ impl Output {
     }
 
     pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        self.stdout.write_all(bytes).map_err(broken)
+        self.stdout.write_all(bytes).map_err(|error| broken(&error))
     }
 
     pub(crate) fn line(&mut self, line: impl std::fmt::Display) -> Result<(), Failure> {
-        writeln!(self.stdout, "{line}").map_err(broken)
+        writeln!(self.stdout, "{line}").map_err(|error| broken(&error))
     }
 
     /// One object on one line.
     pub(crate) fn json(&mut self, object: &impl Serialize) -> Result<(), Failure> {
-        write_json(&mut self.stdout, object).map_err(broken)
+        write_json(&mut self.stdout, object).map_err(|error| broken(&error))
     }
 
     /// Passes everything on. What is not flushed when a command ends is lost with its errors.
     pub(crate) fn flush(mut self) -> Result<(), Failure> {
-        self.stdout.flush().map_err(broken)
+        self.stdout.flush().map_err(|error| broken(&error))
     }
 }
 
@@ -48,10 +48,10 @@ pub(crate) fn write_json(out: &mut impl Write, object: &impl Serialize) -> io::R
     out.write_all(b"\n")
 }
 
-fn broken(error: io::Error) -> Failure {
+fn broken(error: &io::Error) -> Failure {
     match error.kind() {
         io::ErrorKind::BrokenPipe => Failure::BrokenPipe,
-        _ => Failure::system("write to standard output", &error),
+        _ => Failure::system("write to standard output", error),
     }
 }
 

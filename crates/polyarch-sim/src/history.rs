@@ -104,7 +104,7 @@ impl History {
                 return Err(gtid_never_two_payloads::from_nowhere(server_id, dot));
             }
             None => {
-                let written = Rc::new(self.nodes[at].meant(decoded, bytes, intent)?);
+                let written = Rc::new(self.nodes[at].meant(&decoded, bytes, intent)?);
                 self.graves.note(&written);
                 self.writes.insert(dot, Rc::clone(&written));
                 written
@@ -199,10 +199,10 @@ impl NodeHistory {
     }
 
     /// Works out what a new write was meant to do, over what its node had.
-    fn meant(&self, decoded: WriteSet, bytes: &Bytes, intent: Option<&Intent>) -> Result<Written, Violation> {
+    fn meant(&self, decoded: &WriteSet, bytes: &Bytes, intent: Option<&Intent>) -> Result<Written, Violation> {
         let is_system = decoded.changes.iter().any(|change| change.keyspace == KeyspaceId::SYSTEM);
         let changes = match intent {
-            Some(intent) if !is_system => self.meant_by_client(&decoded, intent)?,
+            Some(intent) if !is_system => self.meant_by_client(decoded, intent)?,
             _ => decoded
                 .changes
                 .iter()

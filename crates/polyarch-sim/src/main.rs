@@ -172,7 +172,7 @@ fn processors() -> usize {
 }
 
 fn show_progress(done: u64, count: u64) {
-    if done % 10 == 0 && std::io::stderr().is_terminal() {
+    if done.is_multiple_of(10) && std::io::stderr().is_terminal() {
         let mut stderr = std::io::stderr();
         let _ = write!(stderr, "\r{done} of {count} seeds");
         let _ = stderr.flush();

@@ -1,7 +1,7 @@
 //! `polyarch keyspace`: create and list keyspaces.
 
 use clap::{Subcommand, ValueEnum};
-use polyarch_client::KeyspaceKind;
+use polyarch_client::{KeyspaceKind, KeyspaceView};
 
 use crate::connection::ConnectionArguments;
 use crate::failure::Failure;
@@ -68,20 +68,18 @@ impl Keyspace {
                 keyspaces.sort_by(|a, b| (&a.name, !a.by_name, a.id).cmp(&(&b.name, !b.by_name, b.id)));
                 let mut output = Output::stdout();
                 for keyspace in &keyspaces {
-                    let name = &keyspace.name;
-                    match (json, keyspace.by_name) {
-                        (true, _) => output.json(&KeyspaceObject::from(keyspace))?,
-                        (false, true) => {
-                            output.line(format_args!("{name}\t{}\t{}", keyspace.kind.as_str(), keyspace.id))?
-                        }
-                        (false, false) => {
-                            let kind = keyspace.kind.as_str();
-                            output.line(format_args!("{name}\t{kind}\t{}\t(reached by its id)", keyspace.id))?;
-                        }
+                    match json {
+                        true => output.json(&KeyspaceObject::from(keyspace))?,
+                        false => output.line(described(keyspace))?,
                     }
                 }
                 output.flush()
             }),
         }
     }
+}
+
+fn described(keyspace: &KeyspaceView) -> String {
+    let how = if keyspace.by_name { "" } else { "\t(reached by its id)" };
+    format!("{}\t{}\t{}{how}", keyspace.name, keyspace.kind.as_str(), keyspace.id)
 }

@@ -16,6 +16,8 @@ const FAULTS_MAX_FACTOR: usize = 8;
 pub(super) enum End {
     /// The power fails.
     PowerCut,
+    /// The power fails while a checkpoint is written, of which a part may stay.
+    PowerCutInCheckpoint,
     /// The power fails, and the state store comes up as it was some checkpoints ago.
     RollBack,
     /// The process ends, its machine goes on.
@@ -264,12 +266,12 @@ impl World {
             (End::RollBack, _) if !self.scenario.removes_log => Rollback::Flushes(1 + self.rng.index(3)),
             // The log reaches back to the checkpoint before last, and no further.
             (End::RollBack, _) if !std::mem::replace(&mut self.armed[at].has_rolled_back, true) => Rollback::Flushes(1),
-            (_, 0..=4) => Rollback::Torn(self.rng.bits()),
+            (End::PowerCutInCheckpoint, 0..=7) | (_, 0..=3) => Rollback::Torn(self.rng.bits()),
             _ => Rollback::Unflushed,
         };
         match how {
             End::Kill => self.nodes[at].devices.kill(),
-            End::PowerCut | End::RollBack => self.nodes[at].devices.power_cut(rollback),
+            End::PowerCut | End::PowerCutInCheckpoint | End::RollBack => self.nodes[at].devices.power_cut(rollback),
         }
         self.nodes[at].devices.files().set_space(None);
         self.armed[at].power_cut = false;

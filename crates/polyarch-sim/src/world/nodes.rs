@@ -351,7 +351,7 @@ impl World {
                 s.origins.iter().map(|(origin, head)| (*origin, head.seq)).collect::<Vec<_>>()
             )),
             PeerMessage::Refuse(r) => {
-                self.note(format_args!("node {server_id} refuses {} on link {}: {:?}", r.origin, link.0, r.reason))
+                self.note(format_args!("node {server_id} refuses {} on link {}: {:?}", r.origin, link.0, r.reason));
             }
             PeerMessage::Hello(_) | PeerMessage::Heartbeat(_) => {}
         }
@@ -634,7 +634,7 @@ impl World {
         let done = job.run();
         if dies {
             self.note(format_args!("node {server_id} loses power in a checkpoint"));
-            return self.stop(at, End::PowerCut);
+            return self.stop(at, End::PowerCutInCheckpoint);
         }
         let Some(process) = self.nodes[at].process_of(boot) else { return Ok(()) };
         match done {
