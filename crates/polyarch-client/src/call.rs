@@ -132,7 +132,7 @@ impl Course<'_> {
     async fn refused(&mut self, index: usize, link: &Arc<Link>, refusal: Refusal) -> Result<(), Error> {
         match refusal {
             Refusal::Behind { .. } => self.take_detour(index, refusal),
-            Refusal::Stopping | Refusal::NotJoined => {
+            Refusal::Stopping | Refusal::NotJoined | Refusal::WritesStopped(_) => {
                 self.nodes.leave(index, link, refusal == Refusal::Stopping);
                 self.go_on(index, Error::Refused(refusal)).await
             }

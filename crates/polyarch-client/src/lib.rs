@@ -32,7 +32,7 @@
 //!
 //! - What only reads is asked again at another node when a connection is lost.
 //! - A write is sent again only if it certainly had no effect: it never left this process, or the node refused it
-//!   because it is stopping, has not joined its cluster yet, or is behind the session.
+//!   because it is stopping, has not joined its cluster yet, is behind the session, or its storage failed before.
 //! - Any other lost write ends as [`Error::OutcomeUnknown`]. To send it again blindly could bring back a value that
 //!   somebody else has replaced in between; the error says what to do instead.
 //!

@@ -361,6 +361,11 @@ pub enum Refusal {
     /// A record cannot be read from this node's disk.
     #[error("this node cannot read that record: {0}")]
     Unreadable(String),
+    /// The node's storage failed before this came.
+    #[error(
+        "this node's storage failed ({0}) and it takes no writes until it is restarted; nothing was written. Ask another"
+    )]
+    WritesStopped(String),
 }
 
 impl From<ContextError> for Refusal {

@@ -357,7 +357,7 @@ fn a_failed_disk_is_told_to_all_who_wait_and_nothing_else_leaves() {
     node.run_ms(5_000);
     assert_eq!(node.sent, [], "nothing leaves a failed node");
     assert!(node.feeds.is_empty());
-    assert_eq!(node.put("k", "2"), Err(Refusal::StorageFailed("no space".to_owned())));
+    assert_eq!(node.put("k", "2"), Err(Refusal::WritesStopped("no space".to_owned())));
     assert!(node.status().writes_refused.is_some(), "it can still be asked how it is");
 }
 
@@ -367,7 +367,7 @@ fn a_log_that_takes_no_more_stops_the_node() {
     node.replica.storage_mut().fails_appends = true;
     assert_eq!(node.put("k", "1"), Err(Refusal::StorageFailed("the disk is full".to_owned())));
     node.replica.storage_mut().fails_appends = false;
-    assert_eq!(node.put("k", "1"), Err(Refusal::StorageFailed("the disk is full".to_owned())));
+    assert_eq!(node.put("k", "1"), Err(Refusal::WritesStopped("the disk is full".to_owned())));
 }
 
 #[test]

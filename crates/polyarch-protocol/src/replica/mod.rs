@@ -351,7 +351,7 @@ impl<S: Storage> Replica<S> {
     /// Why local writes are refused now, if they are.
     pub fn writes_refused(&self) -> Option<Refusal> {
         if let Some(reason) = &self.failed {
-            return Some(Refusal::StorageFailed(reason.clone()));
+            return Some(Refusal::WritesStopped(reason.clone()));
         }
         self.catalog.cluster_keys().sealing().is_none().then_some(Refusal::NotJoined)
     }

@@ -209,6 +209,7 @@ pub(crate) fn refusals() -> Vec<(&'static str, Refusal)> {
         ("stopping", Refusal::Stopping),
         ("malformed", Refusal::Malformed(text())),
         ("unreadable", Refusal::Unreadable(text())),
+        ("writes-stopped", Refusal::WritesStopped(text())),
     ]
 }
 
