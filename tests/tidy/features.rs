@@ -3,8 +3,9 @@
 use crate::tree::{Manifest, cargo, output, strings};
 use crate::{assert_clean, assert_objects};
 
-/// Features that make a build unfit for use: bugs that can be switched on, a disk that forgets.
-const NEVER_SHIPPED: &[&str] = &["seeded-bugs", "simulated-disk"];
+/// Features that make a build unfit for use: bugs that can be switched on, a disk that forgets, and the root's feature
+/// that asks for the former to show that the power-cut test sees them.
+const NEVER_SHIPPED: &[&str] = &["seeded-bugs", "simulated-disk", "power-cut"];
 /// The one crate that may ask for them. Nothing that is shipped may depend on it.
 const SIMULATOR: &str = "polyarch-sim";
 
@@ -76,6 +77,7 @@ fn a_request_for_it_is_seen_wherever_it_stands() {
     let request = "[dependencies]\npolyarch-store = { workspace = true, features = ['simulated-disk'] }";
     assert_objects(&objections(request), "simulated-disk");
     assert_objects(&objections("[features]\ndefault = ['seeded-bugs']"), "seeded-bugs");
+    assert_objects(&objections("[features]\ndefault = ['power-cut']\npower-cut = ['x/seeded-bugs']"), "power-cut");
     assert_objects(&objections("[features]\ncli = ['polyarch-store?/seeded-bugs']"), "seeded-bugs");
     assert_objects(&objections("[build-dependencies]\npolyarch-sim.workspace = true"), "simulator");
     let everyone = "[workspace.dependencies]\nx = { path = 'x', features = ['seeded-bugs'] }";

@@ -83,7 +83,7 @@ impl NodeIdentity {
 pub async fn init(config: &NodeConfig) -> Result<NodeIdentity, StartError> {
     let (credentials, cluster, server_id) = credentials(config)?;
     check_vacant(&config.data_dir)?;
-    if let Some((address, cluster_id)) = any_founded(&credentials, &config.peers).await {
+    if let Ok((address, cluster_id)) = ask_any(&credentials, &config.peers).await {
         return Err(StartError::AlreadyFounded { address, cluster_id: cluster_id.to_string() });
     }
     let cluster_id = ClusterId(random_u128());
@@ -124,19 +124,12 @@ pub async fn join(config: &NodeConfig) -> Result<NodeIdentity, StartError> {
     if config.peers.is_empty() {
         return Err(StartError::NoPeers);
     }
-    let mut tried = Vec::new();
-    for address in &config.peers {
-        match ask_cluster_id(credentials.clone(), address).await {
-            Ok(cluster_id) => {
-                create_directory(&config.data_dir)?;
-                let identity = identity(cluster, cluster_id, server_id);
-                identity.write(&config.data_dir)?;
-                return Ok(identity);
-            }
-            Err(problem) => tried.push(format!("{address}: {problem}")),
-        }
-    }
-    Err(StartError::NoMemberAnswers { tried: tried.join("; ") })
+    let asked = ask_any(&credentials, &config.peers).await;
+    let (_, cluster_id) = asked.map_err(|tried| StartError::NoMemberAnswers { tried: tried.join("; ") })?;
+    create_directory(&config.data_dir)?;
+    let identity = identity(cluster, cluster_id, server_id);
+    identity.write(&config.data_dir)?;
+    Ok(identity)
 }
 
 /// The credentials of a node, with the cluster's name and the server id they state.
@@ -172,19 +165,29 @@ fn create_directory(directory: &Path) -> Result<(), StartError> {
     std::fs::create_dir_all(directory).map_err(failed(directory.to_owned()))
 }
 
-/// A peer that belongs to a cluster already. All are asked at once: those that are not there take all of their time.
-async fn any_founded(credentials: &Credentials, peers: &[String]) -> Option<(String, ClusterId)> {
+/// The first of the peers to say which cluster it belongs to; or what was wrong with each. All are asked at once: one
+/// that is not there takes all of its time.
+async fn ask_any(credentials: &Credentials, peers: &[String]) -> Result<(String, ClusterId), Vec<String>> {
     let mut asking = JoinSet::new();
     for address in peers {
         let (credentials, address) = (credentials.clone(), address.clone());
-        asking.spawn(async move { ask_cluster_id(credentials, &address).await.ok().map(|id| (address, id)) });
+        asking.spawn(async move {
+            match ask_cluster_id(credentials, &address).await {
+                Ok(cluster_id) => Ok((address, cluster_id)),
+                Err(problem) if problem.contains(&address) => Err(problem),
+                Err(problem) => Err(format!("{address}: {problem}")),
+            }
+        });
     }
+    let mut tried = Vec::new();
     while let Some(answer) = asking.join_next().await {
-        if let Ok(Some(founded)) = answer {
-            return Some(founded);
+        match answer.expect("asking neither panics nor is aborted") {
+            Ok(founded) => return Ok(founded),
+            Err(problem) => tried.push(problem),
         }
     }
-    None
+    tried.sort_unstable();
+    Err(tried)
 }
 
 /// Asks a member which cluster it belongs to: a hello without a cluster is answered with one.

@@ -4,7 +4,9 @@
 //! that has it. Two rules make every connected set of links converge:
 //!
 //! - **sticky**: a feed changes only when its link is lost or it stalls, and goes back to the
-//!   preferred peer once that one has been as far for a while. ("Whoever has most" flaps.)
+//!   preferred peer once that one has been as far for a while. ("Whoever has most" flaps.) When a
+//!   link to the origin's own server comes up and that has more, it is taken at once: the others
+//!   of a part that was cut off may feed one another in a circle, and nobody is further than it.
 //! - **stall**: when a linked peer has more of an origin and the feed has not advanced for a while,
 //!   that peer is taken; when a write set has waited that long for another origin, that origin is
 //!   taken from the link that sent it, whose sender had applied it first.
@@ -69,6 +71,8 @@ pub(crate) struct Sight<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct FeedPlan {
     feeds: BTreeMap<Origin, Assignment>,
+    /// The links that were there the last time.
+    known: BTreeSet<LinkId>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -125,6 +129,7 @@ impl FeedPlan {
                 wishes.restart.insert(feed);
             }
         }
+        self.known = sight.peers.iter().map(|peer| peer.link).collect();
         wishes
     }
 
@@ -139,6 +144,11 @@ impl FeedPlan {
             before: Before { older: seq, newer: seq, since_ms: sight.now_ms },
         };
         let feed = self.feeds.entry(origin).or_insert(fresh);
+        let has_more = preferred.applied.seq(origin) > seq && feed.link != preferred.link;
+        if has_more && preferred.server_id == origin.server_id && !self.known.contains(&preferred.link) {
+            *feed = Assignment { behind_since_ms: Some(sight.now_ms), ..fresh };
+            return (feed.link, false);
+        }
         if let Some(link) = awaited_from(origin, feed.link, sight) {
             *feed = Assignment { link, ..fresh };
             return (feed.link, false);
@@ -275,6 +285,15 @@ mod tests {
         let wishes = look(&mut plan, 1, &[(11, 2, 5)], &[], 2_000);
         assert!(wishes.restart.contains(&LinkId(11)));
         assert!(look(&mut plan, 1, &[(11, 2, 5)], &[], 2_100).restart.is_empty(), "and then given time");
+    }
+
+    #[test]
+    fn a_new_link_to_an_origins_own_server_is_taken_at_once_if_that_has_more() {
+        let mut plan = FeedPlan::default();
+        assert_eq!(fed_by(&look(&mut plan, 4, &[(10, 3, 4)], &[], 0)), Some(10));
+        assert_eq!(fed_by(&look(&mut plan, 4, &[(10, 3, 4), (11, 2, 9)], &[], 1)), Some(11));
+        assert_eq!(fed_by(&look(&mut plan, 4, &[(10, 3, 9), (11, 2, 9)], &[], 1_001)), Some(10), "it delivers nothing");
+        assert_eq!(fed_by(&look(&mut plan, 4, &[(10, 3, 9), (11, 2, 9)], &[], 1_002)), Some(10), "and is new no more");
     }
 
     #[test]

@@ -297,12 +297,13 @@ fn each_origin_has_one_feed_and_another_when_its_link_is_lost() {
     let both = [dot(ONE, 3), dot(TWO, 3)];
     node.hear_applied(1, &both);
     node.hear_applied(2, &both);
-    for origin in [ONE, TWO] {
-        (1..=3).for_each(|seq| node.feed(1, &[foreign(dot(origin, seq), &[], "x")]));
+    assert_eq!((node.fed_on(1), node.fed_on(2)), (vec![ONE], vec![TWO]), "each by its own server, at once");
+    for (link, origin) in [(1, ONE), (2, TWO)] {
+        (1..=3).for_each(|seq| node.feed(link, &[foreign(dot(origin, seq), &[], "x")]));
     }
     assert_eq!(node.applied().seq(TWO), 3);
     node.run_ms(4_000);
-    assert_eq!((node.fed_on(1), node.fed_on(2)), (vec![ONE], vec![TWO]), "each by its own server");
+    assert_eq!((node.fed_on(1), node.fed_on(2)), (vec![ONE], vec![TWO]));
     node.handle(Input::LinkDown(LinkId(1)));
     node.settle();
     assert_eq!(node.fed_on(2), [ONE, TWO]);

@@ -321,7 +321,10 @@ impl World {
         self.phase = Phase::Liveness { until_us: u64::MAX };
         self.network.unblock_all();
         self.network.extra_delay_us = 0;
+        // A slow network and disks are faults too: the bound is for what the protocol adds to them.
         self.scenario.slow_permille = 0;
+        self.scenario.delay_us = (50, 2_000);
+        self.scenario.sync_us = (100, 1_000);
         self.release()?;
         for at in 0..self.nodes.len() {
             self.nodes[at].clock.frozen_ms = None;
