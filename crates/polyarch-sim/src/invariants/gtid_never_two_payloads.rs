@@ -1,6 +1,6 @@
 //! A GTID never names two payloads, whatever was lost, restored or replayed.
 //!
-//! Source: the law of DESIGN's identity; the failure is that of a primary which reuses binlog
+//! Source: the law that a GTID names one payload (ARCHITECTURE.md, Identity); the failure is that of a primary which reuses binlog
 //! positions after a restore.
 
 use bytes::Bytes;
