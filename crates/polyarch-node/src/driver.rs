@@ -184,6 +184,7 @@ impl Driver {
     fn handle(&mut self, input: Input) {
         let now = self.now();
         self.replica.handle(input, now);
+        self.failed |= self.replica.has_failed();
     }
 
     fn now(&self) -> Now {
@@ -207,6 +208,8 @@ impl Driver {
             Durability::Interval => {
                 if self.is_staged() {
                     self.publish();
+                    // Nobody who writes waits for the disk.
+                    self.perform();
                 }
                 if self.is_staged() && self.synced.elapsed() >= self.config.sync_interval {
                     self.sync();
@@ -349,7 +352,8 @@ impl Driver {
         match self.replica.storage_mut().remove_log_before(floor) {
             Ok(removed) if removed.is_empty() => {}
             Ok(removed) => info!(?removed, "removed log segments that every member has"),
-            Err(error) => warn!(%error, "cannot remove log segments"),
+            // The log takes nothing more after that.
+            Err(error) => self.handle(Input::StorageFailed(error.to_string())),
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use polyarch_crdt::ClusterKey;
 use polyarch_protocol::limits::wire;
 use polyarch_protocol::peer::{ClusterId, Hello, PeerMessage};
-use polyarch_protocol::{Input, Output, Replica, ReplicaConfig};
+use polyarch_protocol::{Input, Output, Replica, ReplicaConfig, StorageError};
 use polyarch_store::DiskStore;
 use polyarch_store::files::{Directory, Files};
 use polyarch_transport::{Alpn, CloseCode, Credentials, Endpoint, Expect, TransportConfig};
@@ -106,6 +106,9 @@ pub async fn init(config: &NodeConfig) -> Result<NodeIdentity, StartError> {
         if let Output::Event(event) = output {
             tracing::info!("{event}");
         }
+    }
+    if let Some(refusal) = replica.writes_refused() {
+        return Err(StartError::Storage(StorageError(refusal.to_string())));
     }
     // Last, so that a directory with an identity is a founded one.
     let identity = identity(cluster, cluster_id, server_id);

@@ -140,18 +140,27 @@ impl Links {
         let mut backoff = Backoff::new(&self.config);
         loop {
             self.until(BTreeMap::is_empty).await;
-            let connection = self.connect(&self.config.seeds, Expect::AnyNode).await;
-            let cut = self.targets.borrow().cut.clone();
-            match connection.and_then(|c| c.identity().server_id().map(|id| (c, id))) {
-                Some((connection, id)) if id == self.server_id || cut.contains(&id) => {
-                    connection.close(CloseCode::NONE, "not needed");
-                    backoff.grow();
-                }
+            match self.connect_seed().await {
                 Some((connection, id)) => backoff.after_link(self.clone().run(connection, id, true).await),
                 None => backoff.grow(),
             }
             backoff.wait().await;
         }
+    }
+
+    /// Dials the configured addresses until one is that of a member who is wanted: neither this
+    /// node, which may be among them, nor one whose link is cut.
+    async fn connect_seed(&self) -> Option<(Connection, u32)> {
+        for seed in &self.config.seeds {
+            let Some(connection) = self.connect(std::slice::from_ref(seed), Expect::AnyNode).await else { continue };
+            match connection.identity().server_id() {
+                Some(id) if id != self.server_id && !self.targets.borrow().cut.contains(&id) => {
+                    return Some((connection, id));
+                }
+                _ => connection.close(CloseCode::NONE, "not needed"),
+            }
+        }
+        None
     }
 
     async fn connect(&self, addresses: &[String], expect: Expect) -> Option<Connection> {
@@ -235,6 +244,9 @@ impl Links {
         let mut durable = self.durable.clone();
         let mut newer = feeds.recv().await;
         while let Some(mut feed) = newer {
+            while let Ok(newest) = feeds.try_recv() {
+                feed = newest;
+            }
             let Ok(mut writer) = connection.open_uni().await else { return };
             newer = loop {
                 durable.borrow_and_update();

@@ -23,6 +23,9 @@ use crate::service::Service;
 use crate::view::{Published, View};
 use crate::{random_u64, random_u128};
 
+/// How long a stop waits for the last answers to be delivered.
+const STREAMS_END_MAX: Duration = Duration::from_secs(2);
+
 /// Why a node does not start. Nothing was lost.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -97,6 +100,9 @@ pub enum StartError {
     /// The address cannot be listened on.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// The socket does not say where it listens.
+    #[error("cannot tell the address that is listened on: {0}")]
+    Address(std::io::Error),
     /// The system gives no more threads.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
@@ -110,6 +116,16 @@ pub struct Node {
     driver: ToDriverSender,
     driver_thread: Option<std::thread::JoinHandle<()>>,
     tasks: Vec<JoinHandle<()>>,
+    /// How many client streams are open.
+    streams: watch::Receiver<usize>,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.tasks.drain(..).for_each(|task| task.abort());
+        // After `stop` nobody listens any more.
+        let _ = self.driver.send(ToDriver::Stop);
+    }
 }
 
 impl Node {
@@ -147,7 +163,7 @@ impl Node {
         let replica = Replica::open(replica_config, store, frontier, now()).map_err(StartError::Storage)?;
         let published = Published::new(replica.durable_applied().clone(), replica.catalog().clone());
         let endpoint = Endpoint::bind(credentials, config.listen, transport_config(config))?;
-        let address = endpoint.local_address().map_err(StartError::Thread)?;
+        let address = endpoint.local_address().map_err(StartError::Address)?;
 
         let view = Arc::new(View::new(records, published));
         let (driver, inbox) = mpsc::channel();
@@ -179,10 +195,12 @@ impl Node {
             cluster_id,
             requests_max: config.limits.requests_max,
             next_stream: AtomicU64::new(1),
+            open_streams: watch::Sender::new(0),
         });
+        let streams = service.open_streams.subscribe();
         let tasks = vec![tokio::spawn(links.clone().dial()), tokio::spawn(accept(endpoint.clone(), links, service))];
         info!(%address, server_id, %cluster, "serving");
-        Ok(Self { endpoint, address, server_id, driver, driver_thread: Some(driver_thread), tasks })
+        Ok(Self { endpoint, address, server_id, driver, driver_thread: Some(driver_thread), tasks, streams })
     }
 
     /// Where the node listens.
@@ -213,6 +231,9 @@ impl Node {
                 warn!("the driver's thread panicked");
             }
         }
+        // What the driver answered last is still on its way out.
+        let mut streams = self.streams.clone();
+        let _ = tokio::time::timeout(STREAMS_END_MAX, streams.wait_for(|open| *open == 0)).await;
         self.endpoint.close(CloseCode::NONE, "the node is stopping").await;
         info!("stopped");
     }

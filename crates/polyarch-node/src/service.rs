@@ -31,6 +31,14 @@ use crate::view::View;
 const PAGE_RECORDS_MAX: usize = 1_000;
 /// Bytes of keys and values after which a page ends.
 const PAGE_BYTES: usize = 1 << 20;
+/// Bytes of answers that are queued before they are sent.
+const FLUSH_BYTES: usize = 256 << 10;
+/// Bytes of requests a stream may have with the driver; it is read no further beyond.
+const SENT_BYTES_MAX: usize = 32 << 20;
+/// Bytes of siblings that fit a frame, with room for their context.
+const RECORD_BYTES_MAX: usize = wire::FRAME_BYTES_MAX - (512 << 10);
+/// How long the last answers may take to be delivered when the node stops.
+const LAST_ANSWERS_MAX: Duration = Duration::from_secs(1);
 /// The longest a request may ask the node to wait for a token.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
@@ -42,6 +50,7 @@ pub(crate) struct Service {
     pub(crate) cluster_id: ClusterId,
     pub(crate) requests_max: usize,
     pub(crate) next_stream: AtomicU64,
+    pub(crate) open_streams: watch::Sender<usize>,
 }
 
 impl Service {
@@ -75,6 +84,8 @@ struct Stream {
     /// Requests not yet answered, in order.
     pending: VecDeque<Pending>,
     next_tag: u64,
+    /// Bytes of the requests that are with the driver.
+    sent_bytes: usize,
     /// A request that waits until its session's token is reached; nothing behind it is read.
     held: Option<Held>,
     advanced: watch::Receiver<u64>,
@@ -83,7 +94,7 @@ struct Stream {
 /// A request that is not answered yet.
 enum Pending {
     /// With the driver, under this tag.
-    Sent { tag: u64, id: u64 },
+    Sent { tag: u64, id: u64, bytes: usize },
     /// A read, due once it is first.
     Read(ClientRequest),
     /// An answer that waits for those before it.
@@ -104,11 +115,24 @@ impl Stream {
         let _ = service.driver.send(ToDriver::OpenClient(number, sender));
         let advanced = service.view.advanced();
         let pending = VecDeque::new();
-        Self { service, client_name, writer, number, answers, pending, next_tag: 0, held: None, advanced }
+        Self {
+            service,
+            client_name,
+            writer,
+            number,
+            answers,
+            pending,
+            next_tag: 0,
+            sent_bytes: 0,
+            held: None,
+            advanced,
+        }
     }
 
     async fn run(mut self, mut reader: FrameReader) -> Result<(), String> {
+        self.service.open_streams.send_modify(|open| *open += 1);
         let result = self.serve(&mut reader).await;
+        self.service.open_streams.send_modify(|open| *open -= 1);
         let _ = self.service.driver.send(ToDriver::CloseClient(self.number));
         result
     }
@@ -116,13 +140,13 @@ impl Stream {
     async fn serve(&mut self, reader: &mut FrameReader) -> Result<(), String> {
         let mut answers = Vec::new();
         loop {
-            let may_read = self.held.is_none() && self.pending.len() < self.service.requests_max;
+            let may_read = self.may_read();
             let held_until = self.held.as_ref().map(|held| held.until);
             tokio::select! {
                 biased;
                 received = self.answers.recv_many(&mut answers, 1_024), if !self.pending.is_empty() => {
                     if received == 0 {
-                        return Err("the node is stopping".to_owned());
+                        return self.stop().await;
                     }
                     answers.drain(..).for_each(|answer| self.answered(answer));
                 }
@@ -135,29 +159,56 @@ impl Stream {
                 () = sleep_until(held_until.unwrap_or_else(Instant::now)), if held_until.is_some() => {}
             }
             self.release_held();
+            self.send_answers().await?;
+        }
+    }
+
+    fn may_read(&self) -> bool {
+        self.held.is_none() && self.pending.len() < self.service.requests_max && self.sent_bytes < SENT_BYTES_MAX
+    }
+
+    /// Sends all answers that are due, some at a time.
+    async fn send_answers(&mut self) -> Result<(), String> {
+        loop {
             self.answer_ready();
-            if self.writer.queued_bytes() > 0 {
-                self.writer.flush().await.map_err(|error| error.to_string())?;
+            if self.writer.queued_bytes() == 0 {
+                return Ok(());
             }
+            self.writer.flush().await.map_err(|error| error.to_string())?;
         }
     }
 
     /// The client sends no more: answers what is pending, then ends the stream.
     async fn finish(&mut self) -> Result<(), String> {
-        while let Some(answer) = self.answers.recv().await {
+        while !self.pending.is_empty() {
+            let Some(answer) = self.answers.recv().await else { return self.stop().await };
             self.answered(answer);
-            self.answer_ready();
-            if self.pending.is_empty() {
-                break;
-            }
+            self.send_answers().await?;
         }
         self.writer.finish().await.map_err(|error| error.to_string())
+    }
+
+    /// The driver has ended. It answered all that it took; what it did not take was not done.
+    async fn stop(&mut self) -> Result<(), String> {
+        for pending in &mut self.pending {
+            if let Pending::Sent { id, .. } = *pending {
+                *pending = Pending::Ready(ClientResponse { id, result: Err(Refusal::Stopping) });
+            }
+        }
+        let last_answers = async {
+            self.send_answers().await?;
+            self.writer.finish().await.map_err(|error| error.to_string())?;
+            self.writer.delivered().await.map_err(|error| error.to_string())
+        };
+        // A client that does not take them learns nothing more from this node.
+        let _ = tokio::time::timeout(LAST_ANSWERS_MAX, last_answers).await;
+        Err("the node is stopping".to_owned())
     }
 
     /// Takes a frame and those that came with it.
     fn receive_batch(&mut self, first: &Bytes, reader: &mut FrameReader) -> Result<(), String> {
         self.receive(first)?;
-        while self.held.is_none() && self.pending.len() < self.service.requests_max {
+        while self.may_read() {
             match reader.try_next(wire::FRAME_BYTES_MAX) {
                 Ok(Some(frame)) => self.receive(&frame)?,
                 Ok(None) => break,
@@ -168,7 +219,15 @@ impl Stream {
     }
 
     fn receive(&mut self, frame: &[u8]) -> Result<(), String> {
-        let request = ClientRequest::decode(frame).map_err(|error| error.to_string())?;
+        let request = match ClientRequest::decode(frame) {
+            Ok(request) => request,
+            Err(error) => {
+                let id = ClientRequest::peek_id(frame).ok_or_else(|| error.to_string())?;
+                let refusal = Refusal::Malformed(error.to_string());
+                self.pending.push_back(Pending::Ready(ClientResponse { id, result: Err(refusal) }));
+                return Ok(());
+            }
+        };
         let id = request.id;
         if let Err(refusal) = self.service.roles.authorize(&self.client_name, &request.request) {
             self.pending.push_back(Pending::Ready(ClientResponse { id, result: Err(refusal) }));
@@ -207,7 +266,7 @@ impl Stream {
     fn start(&mut self, request: ClientRequest) {
         let tag = self.next_tag;
         let request_tag = RequestTag { connection: self.number, request: tag };
-        let id = request.id;
+        let (id, bytes) = (request.id, size_of_request(&request.request));
         let input = match request.request {
             Request::Get { .. } | Request::Scan(_) | Request::ListKeyspaces => {
                 self.pending.push_back(Pending::Read(request));
@@ -221,7 +280,10 @@ impl Stream {
         };
         self.next_tag += 1;
         self.pending.push_back(match self.service.driver.send(input.into()) {
-            Ok(()) => Pending::Sent { tag, id },
+            Ok(()) => {
+                self.sent_bytes += bytes;
+                Pending::Sent { tag, id, bytes }
+            }
             Err(_) => Pending::Ready(ClientResponse { id, result: Err(Refusal::Stopping) }),
         });
     }
@@ -229,15 +291,16 @@ impl Stream {
     fn answered(&mut self, (answered, result): Answer) {
         let sent = self.pending.iter_mut().find(|p| matches!(p, Pending::Sent { tag, .. } if *tag == answered));
         if let Some(pending) = sent
-            && let Pending::Sent { id, .. } = *pending
+            && let Pending::Sent { id, bytes, .. } = *pending
         {
+            self.sent_bytes -= bytes;
             *pending = Pending::Ready(ClientResponse { id, result });
         }
     }
 
-    /// Queues the answers that no other has to go before.
+    /// Queues answers that no other has to go before, up to about [`FLUSH_BYTES`].
     fn answer_ready(&mut self) {
-        loop {
+        while self.writer.queued_bytes() < FLUSH_BYTES {
             let response = match self.pending.pop_front() {
                 None => return,
                 Some(Pending::Ready(response)) => response,
@@ -269,6 +332,7 @@ impl Service {
         let record = self.view.records.get(&record_key).map_err(|error| Refusal::Unreadable(error.to_string()))?;
         // After the record, so that the token includes it.
         let token = self.view.published().token;
+        check_fits(bytes_of(&record))?;
         Ok(Response::Record { record: self.show(kind, &catalog, &record_key, &record), token })
     }
 
@@ -286,14 +350,16 @@ impl Service {
         let found_all = found.len() < limit;
         let mut cut_short = false;
         for (record_key, record) in found {
-            if bytes >= PAGE_BYTES {
+            let len = bytes_of(&record);
+            if bytes + len > PAGE_BYTES && !records.is_empty() {
                 cut_short = true;
                 break;
             }
+            check_fits(len)?;
             last = Some(record_key.key_bytes());
             let shown = self.show(kind, &catalog, &record_key, &record);
             if !shown.siblings.is_empty() {
-                bytes += record_key.key().len() + shown.siblings.iter().map(|s| s.value.len()).sum::<usize>();
+                bytes += record_key.key().len() + len;
                 records.push((record_key.key_bytes(), shown));
             }
         }
@@ -321,6 +387,29 @@ impl Service {
         let context = catalog.cluster_keys().sealing().map(|key| CausalContext::of(record).seal(key, &scope));
         let siblings = shown.into_iter().map(|s| SiblingView { dot: s.dot, hlc: s.hlc, value: s.value }).collect();
         RecordView { siblings, context }
+    }
+}
+
+/// Bytes of a record's values.
+fn bytes_of(record: &Record) -> usize {
+    record.siblings(&FieldPath::opaque()).iter().map(|sibling| sibling.value.len()).sum()
+}
+
+fn check_fits(len: usize) -> Result<(), Refusal> {
+    match len > RECORD_BYTES_MAX {
+        true => Err(Refusal::RecordTooLong { len: len as u64, max: RECORD_BYTES_MAX as u64 }),
+        false => Ok(()),
+    }
+}
+
+/// Bytes that a request holds on to while the driver has it.
+fn size_of_request(request: &Request) -> usize {
+    match request {
+        Request::Write(write) => {
+            let size = |put: &Option<Bytes>| put.as_ref().map_or(0, Bytes::len);
+            write.changes.iter().map(|change| 64 + change.key.len() + size(&change.put)).sum()
+        }
+        _ => 64,
     }
 }
 

@@ -366,6 +366,16 @@ pub enum Refusal {
         "this node's storage failed ({0}) and it takes no writes until it is restarted; nothing was written. Ask another"
     )]
     WritesStopped(String),
+    /// The record does not fit a frame.
+    #[error(
+        "this record has {len} bytes in its siblings, a frame takes {max}; put or delete it without a context to settle it"
+    )]
+    RecordTooLong {
+        /// Its length.
+        len: u64,
+        /// The limit.
+        max: u64,
+    },
 }
 
 impl From<ContextError> for Refusal {
@@ -378,6 +388,12 @@ impl ClientRequest {
     /// The bytes of its frame.
     pub fn encode(&self) -> Vec<u8> {
         codec::encode(Kind::Request, self)
+    }
+
+    /// The number of a request that may be of a kind unknown here, so that it can be refused.
+    pub fn peek_id(bytes: &[u8]) -> Option<u64> {
+        let body = codec::body(Kind::Request, bytes).ok()?;
+        postcard::take_from_bytes(body).ok().map(|(id, _)| id)
     }
 
     /// Reads a client's frame.

@@ -196,7 +196,7 @@ pub struct Replica<S> {
     counters: CountersView,
     outputs: VecDeque<(LogPosition, Output)>,
     /// Answers that wait for no sync, nor behind what does.
-    answers_at_once: VecDeque<Output>,
+    at_once: VecDeque<Output>,
 }
 
 /// What a power cut would leave.
@@ -253,7 +253,7 @@ impl<S: Storage> Replica<S> {
             stamped_ahead: BTreeSet::new(),
             counters: CountersView::default(),
             outputs: VecDeque::new(),
-            answers_at_once: VecDeque::new(),
+            at_once: VecDeque::new(),
         })
     }
 
@@ -290,8 +290,8 @@ impl<S: Storage> Replica<S> {
 
     /// The next thing to do, of those that need no more of the log than `durable` to be synced.
     pub fn poll_output(&mut self, durable: LogPosition) -> Option<Output> {
-        if let Some(answer) = self.answers_at_once.pop_front() {
-            return Some(answer);
+        if let Some(output) = self.at_once.pop_front() {
+            return Some(output);
         }
         match self.outputs.front() {
             Some((needs, _)) if *needs <= durable || seeded_bug("send-before-durable") => {
@@ -346,6 +346,12 @@ impl<S: Storage> Replica<S> {
                 s.server_id == member.server_id && s.heartbeat.as_ref().is_some_and(|h| h.applied.includes_all(applied))
             })
         }) && self.cut.is_empty()
+    }
+
+    /// Whether a write, a sync or a read of the storage failed: nothing may be staged, synced or
+    /// published any more.
+    pub fn has_failed(&self) -> bool {
+        self.failed.is_some()
     }
 
     /// Why local writes are refused now, if they are.
@@ -444,7 +450,7 @@ impl<S: Storage> Replica<S> {
     fn answer(&mut self, tag: RequestTag, result: Result<Response, Refusal>) {
         let answer = Output::Answer(tag, result);
         match self.config.durability {
-            Durability::Interval => self.answers_at_once.push_back(answer),
+            Durability::Interval => self.at_once.push_back(answer),
             Durability::Sync => self.output(answer),
         }
     }
@@ -454,8 +460,18 @@ impl<S: Storage> Replica<S> {
     }
 
     fn output(&mut self, output: Output) {
-        let needs = self.position_needed();
-        self.outputs.push_back((needs, output));
+        let speaks_of_staged =
+            matches!(output, Output::Answer(..) | Output::Send(_, PeerMessage::Subscribe(_) | PeerMessage::Refuse(_)));
+        // With "interval" the disk may be behind for long, and links must not stand still meanwhile.
+        // What speaks only of what is durable, or of nothing, need not wait for it.
+        let needs = match self.config.durability {
+            Durability::Interval if !speaks_of_staged => LogPosition::default(),
+            _ => self.position_needed(),
+        };
+        match needs == LogPosition::default() && self.config.durability == Durability::Interval {
+            true => self.at_once.push_back(output),
+            false => self.outputs.push_back((needs, output)),
+        }
     }
 
     /// Whatever leaves now may speak of all that is staged.

@@ -210,6 +210,7 @@ pub(crate) fn refusals() -> Vec<(&'static str, Refusal)> {
         ("malformed", Refusal::Malformed(text())),
         ("unreadable", Refusal::Unreadable(text())),
         ("writes-stopped", Refusal::WritesStopped(text())),
+        ("record-too-long", Refusal::RecordTooLong { len, max }),
     ]
 }
 
