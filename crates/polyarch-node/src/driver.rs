@@ -313,8 +313,8 @@ impl Driver {
         if self.checkpointing.is_some() || self.failed || self.is_staged() {
             return;
         }
-        let frontier = self.replica.frontier().clone();
-        let Some(job) = self.replica.storage_mut().begin_checkpoint(&frontier) else { return };
+        let (store, frontier) = self.replica.storage_and_frontier();
+        let Some(job) = store.begin_checkpoint(frontier) else { return };
         let inbox = self.own_inbox.clone();
         let run = move || {
             // The driver may have stopped; the log has all that the checkpoint held.

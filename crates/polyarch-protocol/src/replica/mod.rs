@@ -311,6 +311,11 @@ impl<S: Storage> Replica<S> {
         &mut self.storage
     }
 
+    /// Both at once, for a checkpoint: what is staged, and what it adds up to.
+    pub fn storage_and_frontier(&mut self) -> (&mut S, &Frontier) {
+        (&mut self.storage, &self.frontier)
+    }
+
     /// What is staged adds up to.
     pub fn frontier(&self) -> &Frontier {
         &self.frontier
