@@ -1,7 +1,7 @@
 //! The log, the memtable and the state: how one node keeps what it was told.
 //!
-//! The [log](log) is the truth: write sets in the order they were applied here. The
-//! [state](state) is what they add up to, written by checkpoints in the background, and between
+//! The [log] is the truth: write sets in the order they were applied here. The
+//! [state] is what they add up to, written by checkpoints in the background, and between
 //! the two lies the [memtable]. [`Store`] puts them together for the replica, and [`verify()`] checks
 //! them against each other.
 

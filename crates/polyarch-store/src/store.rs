@@ -79,7 +79,7 @@ impl<F: Clone> From<F> for StoreFiles<F> {
 /// A store on a real disk.
 pub type DiskStore = Store<Directory, SledState>;
 
-/// The log, the memtable and the state of one node. See the [module](self) for how they fit.
+/// The log, the memtable and the state of one node. See the head of this file for how they fit.
 ///
 /// It belongs to one thread. Others read through [`Store::reader`] and [`Store::log_reader`], and
 /// run its checkpoints.
