@@ -506,4 +506,18 @@ mod tests {
             }
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn arbitrary_text_never_panics_and_is_refused_in_words(text in "\\PC{0,200}", at in 0usize..120, cut in 0usize..120) {
+            let whole = format!("{MINIMAL}[storage]\nsegment_mib = 64\n");
+            let head: String = whole.chars().take(cut).collect();
+            let mutated: String = whole.chars().take(at).chain(text.chars()).chain(whole.chars().skip(at + 1)).collect();
+            for candidate in [text, head, mutated] {
+                if let Err(error) = NodeConfig::parse(&candidate, Path::new("node.toml")) {
+                    proptest::prop_assert!(error.to_string().starts_with("node.toml: "));
+                }
+            }
+        }
+    }
 }
