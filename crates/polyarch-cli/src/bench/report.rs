@@ -225,10 +225,10 @@ impl fmt::Display for Figures {
         let Self { clients, pipeline, connections, key_bytes, value_bytes, .. } = self;
         writeln!(
             f,
-            "{}: {clients} clients × {pipeline} on {connections} connections to {} node, keys of {key_bytes} B out of {}, \
+            "{}: {clients} clients × {pipeline} on {connections} connections to {}, keys of {key_bytes} B out of {}, \
              values of {value_bytes} B",
             self.workload,
-            self.at,
+            if self.at == "all" { "all nodes" } else { "one node" },
             grouped(self.keys)
         )?;
         writeln!(f)?;
