@@ -308,7 +308,7 @@ fn log_report(report: &OpenReport) {
             warn!(%held, %mark, "the state had gone back behind its checkpoint; the log brought it up again");
         }
         StateReport::Rebuilt { why, set_aside } => {
-            warn!(%why, %set_aside, "the state was of no use and was rebuilt from the log; the old one may be deleted");
+            warn!(%why, %set_aside, "the state was of no use and was rebuilt from the log; keep the old one until this node is known to be whole");
         }
         other => warn!(?other, "the state needed care"),
     }

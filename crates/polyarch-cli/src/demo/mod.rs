@@ -38,7 +38,7 @@ impl Demo {
         runtime.map_err(|error| Failure::system("start a runtime", &error))?.block_on(async {
             tokio::select! {
                 played = self.play(program) => played,
-                _ = tokio::signal::ctrl_c() => Err(Failure::refused("stopped; the nodes are gone and their files removed")),
+                () = told_to_end() => Err(Failure::refused("stopped; the nodes are gone and their files removed")),
             }
         })
     }
@@ -62,6 +62,21 @@ impl Demo {
             stage.cluster.stop().await;
         }
         Ok(())
+    }
+}
+
+/// Ctrl-C, a SIGTERM, or the terminal's end.
+async fn told_to_end() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::hangup()));
+    let (Ok(mut terminate), Ok(mut hang_up)) = signals else {
+        let _ = tokio::signal::ctrl_c().await;
+        return;
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+        _ = hang_up.recv() => {}
     }
 }
 
@@ -212,6 +227,7 @@ impl Stage {
         println!("{program} link heal 3 --node {}", self.cluster.nodes()[0].address);
         let pids: Vec<String> =
             self.cluster.nodes().iter().filter_map(|n| n.pid()).map(|pid| pid.to_string()).collect();
+        println!("\nTo end it:\n");
         println!("kill {} && rm -r {}", pids.join(" "), terminal::shell_word(self.cluster.directory()));
     }
 
