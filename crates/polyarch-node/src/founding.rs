@@ -6,7 +6,7 @@ use std::time::Duration;
 use polyarch_crdt::ClusterKey;
 use polyarch_protocol::limits::wire;
 use polyarch_protocol::peer::{ClusterId, Hello, PeerMessage};
-use polyarch_protocol::{Input, Output, Replica, ReplicaConfig, StorageError};
+use polyarch_protocol::{Input, Output, Replica, StorageError};
 use polyarch_store::DiskStore;
 use polyarch_store::files::{Directory, Files};
 use polyarch_transport::{Alpn, CloseCode, Credentials, Endpoint, Expect, TransportConfig};
@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::config::NodeConfig;
-use crate::node::{StartError, now, store_config};
+use crate::node::{StartError, now, replica_config, store_config};
 use crate::{random_u64, random_u128};
 
 const IDENTITY_FILE: &str = "identity.toml";
@@ -89,15 +89,7 @@ pub async fn init(config: &NodeConfig) -> Result<NodeIdentity, StartError> {
     let cluster_id = ClusterId(random_u128());
     create_directory(&config.data_dir)?;
     let (store, frontier, _) = DiskStore::open_directory(&config.data_dir, &store_config(config))?;
-    let replica_config = ReplicaConfig {
-        server_id,
-        boot_id: random_u128(),
-        cluster_id,
-        addresses: config.advertised(),
-        durability: config.durability(),
-        limits: config.replica_limits(),
-        timings: config.timings(),
-    };
+    let replica_config = replica_config(config, server_id, cluster_id);
     let mut replica = Replica::open(replica_config, store, frontier, now()).map_err(StartError::Storage)?;
     replica.handle(Input::Found(ClusterKey { id: 1, secret: random_secret() }), now());
     let end = replica.storage_mut().sync()?;

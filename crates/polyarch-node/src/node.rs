@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use polyarch_protocol::peer::ClusterId;
 use polyarch_protocol::{Now, Replica, ReplicaConfig, StorageError};
 use polyarch_store::log::{LogConfig, LogError};
 use polyarch_store::state::SledConfig;
@@ -151,15 +152,7 @@ impl Node {
         let (log, records) = (store.log_reader(), store.reader());
         let durable = store.durable_end();
         let cluster_id = identity.parsed_cluster_id().expect("NodeIdentity::read checks it");
-        let replica_config = ReplicaConfig {
-            server_id,
-            boot_id: random_u128(),
-            cluster_id,
-            addresses: config.advertised(),
-            durability: config.durability(),
-            limits: config.replica_limits(),
-            timings: config.timings(),
-        };
+        let replica_config = replica_config(config, server_id, cluster_id);
         let replica = Replica::open(replica_config, store, frontier, now()).map_err(StartError::Storage)?;
         let published = Published::new(replica.durable_applied().clone(), replica.catalog().clone());
         let endpoint = Endpoint::bind(credentials, config.listen, transport_config(config))?;
@@ -259,6 +252,19 @@ async fn accept(endpoint: Endpoint, links: Arc<Links>, service: Arc<Service>) {
 pub(crate) fn now() -> Now {
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Now { wall_ms: wall.as_millis() as u64, mono_ms: 0 }
+}
+
+/// What the replica of this process is told; its boot id is drawn here.
+pub(crate) fn replica_config(config: &NodeConfig, server_id: u32, cluster_id: ClusterId) -> ReplicaConfig {
+    ReplicaConfig {
+        server_id,
+        boot_id: random_u128(),
+        cluster_id,
+        addresses: config.advertised(),
+        durability: config.durability(),
+        limits: config.replica_limits(),
+        timings: config.timings(),
+    }
 }
 
 pub(crate) fn store_config(config: &NodeConfig) -> StoreConfig {
