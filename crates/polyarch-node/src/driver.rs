@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use polyarch_protocol::client::{Refusal, Response};
 use polyarch_protocol::{
-    ChainHeads, Durability, Input, LinkId, LogPosition, LogSource, Now, Output, Replica, RequestTag, Storage,
+    ChainHeads, Durability, Input, LinkId, LogSource, Now, Output, Replica, RequestTag, Storage,
 };
 use polyarch_store::{CheckpointDone, CheckpointError, DiskStore};
 use polyarch_transport::CloseCode;
@@ -54,12 +54,6 @@ impl From<Input> for ToDriver {
     }
 }
 
-/// What the driver tells everyone.
-pub(crate) struct Signals {
-    pub(crate) durable: watch::Sender<LogPosition>,
-    pub(crate) targets: watch::Sender<Targets>,
-}
-
 /// How the driver syncs and cuts.
 #[derive(Debug, Clone)]
 pub(crate) struct DriverConfig {
@@ -73,7 +67,7 @@ pub(crate) struct Driver {
     inbox: mpsc::Receiver<ToDriver>,
     own_inbox: ToDriverSender,
     view: Arc<View>,
-    signals: Signals,
+    targets: watch::Sender<Targets>,
     config: DriverConfig,
     clients: HashMap<u64, tokio_mpsc::UnboundedSender<Answer>>,
     links: HashMap<LinkId, LinkHandle>,
@@ -92,7 +86,7 @@ impl Driver {
         replica: Replica<DiskStore>,
         (own_inbox, inbox): (ToDriverSender, mpsc::Receiver<ToDriver>),
         view: Arc<View>,
-        signals: Signals,
+        targets: watch::Sender<Targets>,
         config: DriverConfig,
     ) -> Self {
         Self {
@@ -100,7 +94,7 @@ impl Driver {
             inbox,
             own_inbox,
             view,
-            signals,
+            targets,
             config,
             clients: HashMap::new(),
             links: HashMap::new(),
@@ -248,7 +242,6 @@ impl Driver {
 
     fn perform(&mut self) {
         let durable = self.replica.storage().durable_end();
-        self.signals.durable.send_if_modified(|known| std::mem::replace(known, durable) != durable);
         while let Some(output) = self.replica.poll_output(durable) {
             match output {
                 Output::Answer(tag, result) => self.answer(tag, result),
@@ -263,6 +256,11 @@ impl Driver {
                     if let Some(handle) = self.links.get(&link) {
                         // A link that has just ended no longer listens.
                         let _ = handle.feeds.send(feed);
+                    }
+                }
+                Output::FeedMore(link) => {
+                    if let Some(handle) = self.links.get(&link) {
+                        handle.more.notify_one();
                     }
                 }
                 Output::GroupTaken(link) => {
@@ -302,7 +300,7 @@ impl Driver {
         let members: Vec<_> = self.replica.members_to_link().cloned().collect();
         let cut = self.replica.cut().clone();
         let targets = Targets { members, cut };
-        self.signals.targets.send_if_modified(|known| {
+        self.targets.send_if_modified(|known| {
             let changed = *known != targets;
             *known = targets;
             changed

@@ -13,9 +13,9 @@ use parking_lot::Mutex;
 use polyarch_protocol::catalog::Member;
 use polyarch_protocol::limits::wire;
 use polyarch_protocol::peer::{FeedGroup, PeerMessage};
-use polyarch_protocol::{Feed, FeedStep, Input, LinkId, LogPosition};
+use polyarch_protocol::{Feed, FeedStep, Input, LinkId};
 use polyarch_transport::{Alpn, CloseCode, Connection, Endpoint, Expect, FrameReader, FrameWriter};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info};
@@ -27,6 +27,9 @@ use crate::{LogReader, random_u64};
 const CONTROL_MESSAGES_MAX: usize = 256;
 /// Groups of a feed that may be on their way into the replica.
 const FEED_GROUPS_MAX: usize = 4;
+/// How long a feed whose origins are silent leaves the rest of the log unread: what it has to skip
+/// then stays small.
+const FEED_SILENT_MAX: Duration = Duration::from_secs(5);
 /// How long a peer may take to open the control stream.
 const CONTROL_OPEN_MAX: Duration = Duration::from_secs(5);
 
@@ -35,6 +38,8 @@ const CONTROL_OPEN_MAX: Duration = Duration::from_secs(5);
 pub(crate) struct LinkHandle {
     pub(crate) control: mpsc::Sender<PeerMessage>,
     pub(crate) feeds: mpsc::UnboundedSender<Feed>,
+    /// More of what the feed serves is durable.
+    pub(crate) more: Arc<Notify>,
     pub(crate) groups: Arc<Semaphore>,
     pub(crate) connection: Connection,
 }
@@ -63,7 +68,6 @@ pub(crate) struct Links {
     pub(crate) server_id: u32,
     pub(crate) driver: ToDriverSender,
     pub(crate) log: LogReader,
-    pub(crate) durable: watch::Receiver<LogPosition>,
     pub(crate) targets: watch::Receiver<Targets>,
     pub(crate) config: DialConfig,
     next_link: AtomicU64,
@@ -78,12 +82,11 @@ impl Links {
         server_id: u32,
         driver: ToDriverSender,
         log: LogReader,
-        durable: watch::Receiver<LogPosition>,
         targets: watch::Receiver<Targets>,
         config: DialConfig,
     ) -> Self {
         let (next_link, linked, changed) = (AtomicU64::new(1), Mutex::default(), watch::Sender::new(()));
-        Self { endpoint, server_id, driver, log, durable, targets, config, next_link, linked, changed }
+        Self { endpoint, server_id, driver, log, targets, config, next_link, linked, changed }
     }
 
     /// Keeps a link to each member, and dials the configured addresses while there is none.
@@ -199,9 +202,14 @@ impl Links {
         let link = LinkId(self.next_link.fetch_add(1, Ordering::Relaxed));
         let (control, control_queue) = mpsc::channel(CONTROL_MESSAGES_MAX);
         let (feeds, feed_queue) = mpsc::unbounded_channel();
-        let groups = Arc::new(Semaphore::new(FEED_GROUPS_MAX));
-        let handle =
-            LinkHandle { control: control.clone(), feeds, groups: groups.clone(), connection: connection.clone() };
+        let (more, groups) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(FEED_GROUPS_MAX)));
+        let handle = LinkHandle {
+            control: control.clone(),
+            feeds,
+            more: more.clone(),
+            groups: groups.clone(),
+            connection: connection.clone(),
+        };
         let up = [ToDriver::OpenLink(link, handle), Input::LinkUp { link, server_id, dialed }.into()];
         if up.into_iter().any(|message| self.driver.send(message).is_err()) {
             return since.elapsed();
@@ -212,7 +220,7 @@ impl Links {
         let mut tasks = JoinSet::new();
         tasks.spawn(write_control(control_writer, control_queue));
         tasks.spawn(read_control(link, control_reader, self.driver.clone()));
-        tasks.spawn(self.clone().serve_feeds(connection.clone(), feed_queue, control));
+        tasks.spawn(self.clone().serve_feeds(connection.clone(), feed_queue, more, control));
         tasks.spawn(read_feeds(link, connection.clone(), groups, self.driver.clone()));
         tokio::select! {
             reason = connection.closed() => info!(server_id, %reason, "link closed"),
@@ -239,9 +247,9 @@ impl Links {
         self: Arc<Self>,
         connection: Connection,
         mut feeds: mpsc::UnboundedReceiver<Feed>,
+        more: Arc<Notify>,
         control: mpsc::Sender<PeerMessage>,
     ) {
-        let mut durable = self.durable.clone();
         let mut newer = feeds.recv().await;
         while let Some(mut feed) = newer {
             while let Ok(newest) = feeds.try_recv() {
@@ -249,7 +257,6 @@ impl Links {
             }
             let Ok(mut writer) = connection.open_uni().await else { return };
             newer = loop {
-                durable.borrow_and_update();
                 match feed.poll(&self.log, self.config.feed_group_bytes) {
                     FeedStep::Group(group) => {
                         group.encode_to(|parts| writer.queue_parts(parts));
@@ -267,7 +274,8 @@ impl Links {
                     }
                     FeedStep::Again => tokio::task::yield_now().await,
                     FeedStep::Idle => tokio::select! {
-                        changed = durable.changed() => if changed.is_err() { return },
+                        () = more.notified() => {}
+                        () = sleep(FEED_SILENT_MAX) => {}
                         newer = feeds.recv() => break newer,
                     },
                 }

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::config::{LogRetention, NodeConfig};
-use crate::driver::{Driver, DriverConfig, Signals, ToDriver, ToDriverSender};
+use crate::driver::{Driver, DriverConfig, ToDriver, ToDriverSender};
 use crate::founding::{NodeIdentity, credentials};
 use crate::links::{DialConfig, Links, Targets};
 use crate::service::Service;
@@ -150,7 +150,6 @@ impl Node {
         let (store, frontier, report) = DiskStore::open_directory(&config.data_dir, &store_config(config))?;
         log_report(&report);
         let (log, records) = (store.log_reader(), store.reader());
-        let durable = store.durable_end();
         let cluster_id = identity.parsed_cluster_id().expect("NodeIdentity::read checks it");
         let replica_config = replica_config(config, server_id, cluster_id);
         let replica = Replica::open(replica_config, store, frontier, now()).map_err(StartError::Storage)?;
@@ -160,15 +159,13 @@ impl Node {
 
         let view = Arc::new(View::new(records, published));
         let (driver, inbox) = mpsc::channel();
-        let (durable_sender, durable) = watch::channel(durable);
         let (targets_sender, targets) = watch::channel(Targets::default());
-        let signals = Signals { durable: durable_sender, targets: targets_sender };
         let driver_config = DriverConfig {
             durability: config.durability(),
             sync_interval: Duration::from_millis(config.storage.sync_interval_ms),
             remove_log: config.storage.log_retention == LogRetention::Members,
         };
-        let runs = Driver::new(replica, (driver.clone(), inbox), view.clone(), signals, driver_config);
+        let runs = Driver::new(replica, (driver.clone(), inbox), view.clone(), targets_sender, driver_config);
         let driver_thread = std::thread::Builder::new()
             .name("driver".to_owned())
             .spawn(move || runs.run())
@@ -180,7 +177,7 @@ impl Node {
             backoff_max: Duration::from_millis(config.gossip.dial_backoff_ms_max),
             feed_group_bytes: config.replica_limits().feed_group_bytes,
         };
-        let links = Arc::new(Links::new(endpoint.clone(), server_id, driver.clone(), log, durable, targets, dial));
+        let links = Arc::new(Links::new(endpoint.clone(), server_id, driver.clone(), log, targets, dial));
         let service = Arc::new(Service {
             view,
             driver: driver.clone(),

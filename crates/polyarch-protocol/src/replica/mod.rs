@@ -165,6 +165,8 @@ pub enum Output {
     Send(LinkId, PeerMessage),
     /// From now on serve this feed on the link, in place of any other.
     Serve(LinkId, Feed),
+    /// More of what the link's feed serves is durable: read on. Nothing is missed between two of these.
+    FeedMore(LinkId),
     /// One group of the link's feed was taken in.
     GroupTaken(LinkId),
     /// Close the link.
@@ -412,11 +414,14 @@ impl<S: Storage> Replica<S> {
 
     fn synced(&mut self, position: LogPosition) {
         self.durable.position = self.durable.position.max(position);
+        let mut origins = BTreeSet::new();
         while let Some((_, dot)) = self.durable.staged.pop_front_if(|(end, _)| *end <= position) {
             self.gossip.at_once |= dot.seq == 1;
             self.gossip.changed = true;
             self.durable.applied.add(dot);
+            origins.insert(dot.origin);
         }
+        self.wake_feeds(&origins);
         if self.durable.staged.is_empty() {
             self.durable.digest = Some(self.frontier.digest.total());
         }

@@ -39,6 +39,8 @@ pub(super) struct Session {
     /// Origins that this peer cannot feed us, from where we were when it said so.
     refused: BTreeMap<Origin, Refused>,
     waiting: Waiting,
+    /// Origins that the peer's newest subscription asks of this node.
+    serving: BTreeSet<Origin>,
     /// Groups whose [`Output::GroupTaken`] is held back while too much waits.
     owed: usize,
 }
@@ -64,6 +66,7 @@ impl Session {
             fed_ms: 0,
             refused: BTreeMap::new(),
             waiting: Waiting::default(),
+            serving: BTreeSet::new(),
             owed: 0,
         }
     }
@@ -105,9 +108,24 @@ impl<S: Storage> Replica<S> {
             PeerMessage::Hello(hello) => self.hello(link, &hello),
             _ if session.established.is_none() => self.close(link, "a message came before the hello"),
             PeerMessage::Heartbeat(heartbeat) => self.heartbeat(link, heartbeat, now),
-            PeerMessage::Subscribe(subscribe) => self.output(Output::Serve(link, Feed::new(subscribe))),
+            PeerMessage::Subscribe(subscribe) => self.serve(link, subscribe),
             PeerMessage::Refuse(refuse) => self.refused(link, &refuse, now),
         }
+    }
+
+    fn serve(&mut self, link: LinkId, subscribe: Subscribe) {
+        if let Some(session) = self.sessions.get_mut(&link) {
+            session.serving = subscribe.origins.iter().map(|(origin, _)| *origin).collect();
+        }
+        self.output(Output::Serve(link, Feed::new(subscribe)));
+    }
+
+    /// Wakes the feeds that serve any of these origins; the others would read the log for nothing.
+    pub(super) fn wake_feeds(&mut self, origins: &BTreeSet<Origin>) {
+        let serves = |session: &Session| origins.iter().any(|origin| session.serving.contains(origin));
+        let woken = self.sessions.iter().filter(|(_, session)| serves(session));
+        // What is durable needs nothing more of the log.
+        self.at_once.extend(woken.map(|(link, _)| Output::FeedMore(*link)));
     }
 
     fn hello(&mut self, link: LinkId, hello: &Hello) {

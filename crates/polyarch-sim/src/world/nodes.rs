@@ -171,7 +171,6 @@ impl World {
         }
         self.perform(at)?;
         self.serve_waiting(at)?;
-        self.poke_feeds(at);
         let Some(process) = self.nodes[at].process_of(boot) else { return Ok(()) };
         if !process.inputs.is_empty() {
             self.after(1, Event::Wake { at, boot });
@@ -310,6 +309,11 @@ impl World {
                     self.after(delay_us, Event::PollFeed { at, boot, link: link.0 });
                 }
             }
+            Output::FeedMore(link) => {
+                let boot = self.nodes[at].boot;
+                let delay_us = self.rng.below(3_000);
+                self.after(delay_us, Event::PollFeed { at, boot, link: link.0 });
+            }
             Output::GroupTaken(link) => {
                 if let Some(stream) = self.end(at, link.0).and_then(|end| end.in_hand.pop_front()) {
                     self.send(at, link.0, Parcel::Taken { stream });
@@ -447,18 +451,6 @@ impl World {
             let input =
                 Input::FeedGroup { link: LinkId(link), subscription: group.subscription, write_sets: group.write_sets };
             self.push_input(at, input, None);
-        }
-    }
-
-    /// Reads on for the feeds of all links.
-    fn poke_feeds(&mut self, at: usize) {
-        let Some(process) = &self.nodes[at].process else { return };
-        let serving: Vec<LinkId> =
-            process.links.iter().filter(|(_, end)| end.serving.is_some()).map(|(link, _)| *link).collect();
-        let boot = self.nodes[at].boot;
-        for LinkId(link) in serving {
-            let delay_us = self.rng.below(3_000);
-            self.after(delay_us, Event::PollFeed { at, boot, link });
         }
     }
 
