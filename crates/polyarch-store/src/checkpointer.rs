@@ -15,23 +15,28 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 
 use polyarch_crdt::{AppliedSet, Record};
 use polyarch_protocol::{Frontier, LogPosition, RecordKey};
-use serde::{Deserialize, Serialize};
 
 use crate::files::Files;
+use crate::marks::{CHECKPOINT, write_mark};
 use crate::memtable::Generation;
 use crate::published::Published;
-use crate::state::{BatchEntry, Checkpoint, StateError, StateStore};
+use crate::state::{BatchEntry, Checkpoint, StateError, StateStore, panic_message};
 
 /// When a checkpoint is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckpointConfig {
-    /// Bytes of published records that are not in the state. Default 64 MiB; up to twice that is
+    /// Bytes of published records that are not in the state. Default 64 MiB; about twice that is
     /// held in memory while a checkpoint runs.
     pub memtable_bytes_max: usize,
+    /// How many times `memtable_bytes_max` those records may take at all, while a checkpoint runs
+    /// or fails. Then writers wait for it ([`Store::is_memtable_full`](crate::Store::is_memtable_full)),
+    /// and if it fails the node takes no more writes. Default 4.
+    pub memtable_times_max: usize,
     /// Bytes of write sets in the log that are not in the state: what a start has to replay.
     /// Default 256 MiB.
     pub log_bytes_max: u64,
@@ -41,7 +46,12 @@ pub struct CheckpointConfig {
 
 impl Default for CheckpointConfig {
     fn default() -> Self {
-        Self { memtable_bytes_max: 64 << 20, log_bytes_max: 256 << 20, retry_log_bytes: 16 << 20 }
+        Self {
+            memtable_bytes_max: 64 << 20,
+            memtable_times_max: 4,
+            log_bytes_max: 256 << 20,
+            retry_log_bytes: 16 << 20,
+        }
     }
 }
 
@@ -54,11 +64,11 @@ pub enum CheckpointError {
     #[error("checkpoint failed, its records stay in the log and in memory: {0}")]
     State(#[from] StateError),
     /// The state has the records, and `checkpoint.toml` does not say so.
-    #[error("checkpoint was written, but its mark in {MARK} was not: {0}")]
+    #[error("checkpoint was written, but its mark in {CHECKPOINT} was not: {0}")]
     Mark(io::Error),
-    /// The job ended without a result: its thread did.
-    #[error("checkpoint was abandoned, its records stay in the log and in memory")]
-    Abandoned,
+    /// The job panicked, or there was no thread to run it.
+    #[error("checkpoint was abandoned ({0}), its records stay in the log and in memory")]
+    Abandoned(String),
 }
 
 /// Decides on checkpoints, one at a time, and knows the last ones.
@@ -104,7 +114,14 @@ impl<S: StateStore> Checkpointer<S> {
     pub(crate) fn is_due(&self) -> bool {
         let much_in_memory = self.published.memtable.active_bytes() >= self.config.memtable_bytes_max;
         let much_in_log = self.log_bytes >= self.config.log_bytes_max;
-        (much_in_memory || much_in_log || self.frozen.is_some()) && self.log_bytes >= self.retry_at_log_bytes
+        let may_begin = self.log_bytes >= self.retry_at_log_bytes;
+        self.is_full() || (much_in_memory || much_in_log || self.frozen.is_some()) && may_begin
+    }
+
+    /// Whether memory holds all it may of what is not in the state.
+    pub(crate) fn is_full(&self) -> bool {
+        let bytes_max = self.config.memtable_bytes_max.saturating_mul(self.config.memtable_times_max);
+        self.published.memtable.bytes() >= bytes_max
     }
 
     /// The last checkpoint but one: what the log must go back to, should the state roll back.
@@ -205,8 +222,15 @@ impl<F: Files, S: StateStore> CheckpointJob<F, S> {
     /// Writes the checkpoint. Takes as long as the disk does; neither writers nor readers wait.
     ///
     /// # Errors
-    /// When the state or `checkpoint.toml` could not be written.
+    /// When the state or `checkpoint.toml` could not be written, or the job panicked: whoever waits
+    /// for the result has one in every case.
     pub fn run(self) -> Result<CheckpointDone, CheckpointError> {
+        // What was frozen is never changed, so a panic leaves nothing half done here.
+        catch_unwind(AssertUnwindSafe(|| self.write()))
+            .unwrap_or_else(|panic| Err(CheckpointError::Abandoned(panic_message(&*panic))))
+    }
+
+    fn write(self) -> Result<CheckpointDone, CheckpointError> {
         let Batch { entries, absorbing, cleaned } = self.batch()?;
         let summary =
             CheckpointSummary { position: self.position, records: entries.len(), cleaned, absorbing: absorbing.len() };
@@ -269,55 +293,4 @@ fn without_void_absorb(record: &Arc<Record>, void: &AppliedSet) -> Arc<Record> {
         Arc::make_mut(&mut record).drop_void_absorb(void);
     }
     record
-}
-
-/// The file beside the state that says how far the state was at least.
-const MARK: &str = "checkpoint.toml";
-const MARK_BYTES_MAX: usize = 4_096;
-const MARK_VERSION: u32 = 1;
-
-// Unknown fields are passed over: a newer version is known by its number, which then is read.
-#[derive(Serialize, Deserialize)]
-struct Mark {
-    version: u32,
-    segment: u64,
-    offset: u64,
-}
-
-/// Why `checkpoint.toml` is of no use. Nothing was changed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum MarkError {
-    /// The disk does not answer.
-    #[error("cannot read {MARK}: {0}")]
-    Io(#[from] io::Error),
-    /// Written by a newer version: upgrade this node.
-    #[error("{MARK} has format version {0}, which this version of polyarch does not know; upgrade this node")]
-    Version(u32),
-    /// It is not what was written.
-    #[error(
-        "{MARK} is damaged: {0}. It only guards against a state that rolled back: if the disk is sound otherwise, \
-         run `polyarch verify`, and when that finds nothing else, remove the file and start again"
-    )]
-    Damaged(String),
-}
-
-/// How far the state was at least; nothing before the first checkpoint.
-pub(crate) fn read_mark(data: &impl Files) -> Result<Option<LogPosition>, MarkError> {
-    let Some(bytes) = data.read_small(MARK, MARK_BYTES_MAX)? else {
-        return Ok(None);
-    };
-    let text = std::str::from_utf8(&bytes).map_err(|_| MarkError::Damaged("it is not text".into()))?;
-    let mark: Mark = toml::from_str(text).map_err(|error| MarkError::Damaged(error.message().into()))?;
-    match mark.version {
-        MARK_VERSION => Ok(Some(LogPosition { segment: mark.segment, offset: mark.offset })),
-        version => Err(MarkError::Version(version)),
-    }
-}
-
-/// Notes, durably, how far the state is.
-pub(crate) fn write_mark(data: &impl Files, position: LogPosition) -> io::Result<()> {
-    let mark = Mark { version: MARK_VERSION, segment: position.segment, offset: position.offset };
-    let text = toml::to_string(&mark).map_err(io::Error::other)?;
-    data.write_atomically(MARK, text.as_bytes())
 }

@@ -11,7 +11,7 @@ pub mod simulated;
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -42,6 +42,14 @@ pub trait Files: Clone + Send + Sync + 'static {
     /// When it does not exist, or cannot be opened.
     fn open(&self, name: &str) -> io::Result<Self::File>;
 
+    /// Opens a file that is only read from, so that nothing more than reading it need be allowed.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    fn open_to_read(&self, name: &str) -> io::Result<Self::File> {
+        self.open(name)
+    }
+
     /// Removes a file.
     ///
     /// # Errors
@@ -65,7 +73,7 @@ pub trait Files: Clone + Send + Sync + 'static {
     /// # Errors
     /// When it cannot be read, or is longer than `bytes_max`.
     fn read_small(&self, name: &str, bytes_max: usize) -> io::Result<Option<Vec<u8>>> {
-        let file = match self.open(name) {
+        let file = match self.open_to_read(name) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file?,
         };
@@ -143,7 +151,26 @@ pub trait LogFile: Send + Sync + 'static {
     fn sync(&self) -> io::Result<()>;
 }
 
-/// A directory of the file system.
+/// Who may read and write a file, and enter a directory: the node's user and nobody else, for what
+/// lies there is what clients were authorised for.
+const FILE_MODE: u32 = 0o600;
+const DIRECTORY_MODE: u32 = 0o700;
+
+/// How a file of a data directory is created.
+pub(crate) fn private_file() -> fs::OpenOptions {
+    let mut options = fs::OpenOptions::new();
+    options.read(true).write(true).mode(FILE_MODE);
+    options
+}
+
+/// How a directory in a data directory is created.
+pub(crate) fn private_directory() -> fs::DirBuilder {
+    let mut builder = fs::DirBuilder::new();
+    builder.mode(DIRECTORY_MODE);
+    builder
+}
+
+/// A directory of the file system. What is created in it, and it itself, is for its owner only.
 #[derive(Debug, Clone)]
 pub struct Directory {
     path: Arc<Path>,
@@ -156,15 +183,29 @@ impl Directory {
     /// When it is no directory, or cannot be created.
     pub fn open(path: impl Into<PathBuf>) -> io::Result<Self> {
         let path = path.into();
-        match fs::create_dir(&path) {
+        match private_directory().create(&path) {
             Ok(()) => sync_parent(&path)?,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
         }
+        Self::existing(path)
+    }
+
+    /// Opens the directory, which must exist, and changes nothing.
+    ///
+    /// # Errors
+    /// When it does not exist, or is no directory.
+    pub fn existing(path: impl Into<PathBuf>) -> io::Result<Self> {
+        let path = path.into();
         if !fs::metadata(&path)?.is_dir() {
             return Err(io::Error::new(io::ErrorKind::NotADirectory, format!("{} is no directory", path.display())));
         }
         Ok(Self { path: path.into() })
+    }
+
+    /// A directory that may not exist, to be read from.
+    pub(crate) fn unopened(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into().into() }
     }
 
     /// Where it is.
@@ -198,15 +239,17 @@ impl Files for Directory {
     }
 
     fn create(&self, name: &str) -> io::Result<DirectoryFile> {
-        let mut options = fs::OpenOptions::new();
-        options.read(true).write(true).create_new(true);
-        Ok(DirectoryFile(options.open(self.path.join(name))?))
+        Ok(DirectoryFile(private_file().create_new(true).open(self.path.join(name))?))
     }
 
     fn open(&self, name: &str) -> io::Result<DirectoryFile> {
         let mut options = fs::OpenOptions::new();
         options.read(true).write(true);
         Ok(DirectoryFile(options.open(self.path.join(name))?))
+    }
+
+    fn open_to_read(&self, name: &str) -> io::Result<DirectoryFile> {
+        Ok(DirectoryFile(fs::File::open(self.path.join(name))?))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {

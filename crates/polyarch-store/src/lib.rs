@@ -12,16 +12,18 @@ pub mod state;
 
 mod checkpointer;
 mod lock;
+mod log_check;
+mod marks;
 mod open;
 mod overlay;
 mod published;
 mod store;
 mod verify;
 
-pub use checkpointer::{
-    CheckpointConfig, CheckpointDone, CheckpointError, CheckpointJob, CheckpointSummary, MarkError,
-};
+pub use checkpointer::{CheckpointConfig, CheckpointDone, CheckpointError, CheckpointJob, CheckpointSummary};
 pub use lock::{DirectoryLock, LockError};
+pub use log_check::LogFinding;
+pub use marks::MarkError;
 pub use open::{OpenError, OpenReport, StateReport};
 pub use published::StateReader;
 #[cfg(feature = "seeded-bugs")]

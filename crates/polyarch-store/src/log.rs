@@ -28,6 +28,7 @@
 //! **Architecture Invariant:** the log has no thread, clock or randomness, and nothing in it knows
 //! what a write set means.
 
+mod check;
 mod config;
 mod error;
 mod format;
@@ -46,6 +47,7 @@ use parking_lot::Mutex;
 use polyarch_protocol::limits::wire;
 use polyarch_protocol::{ChainHeads, LogPosition, LogReadError};
 
+pub use check::{LogCheck, LogChecked};
 #[cfg(feature = "seeded-bugs")]
 pub use config::LogBugs;
 pub use config::LogConfig;
@@ -53,10 +55,12 @@ pub use error::{Damage, LogError};
 pub use inspect::{Inspected, LogInspection};
 pub use reader::LogReader;
 pub use recovery::Recovery;
+pub(crate) use recovery::{Survey, check_begins};
 
 use crate::files::{Files, LogFile};
 use format::{SegmentHeader, encode_frame, frame_bytes, segment_name};
 use reader::{Mark, Published, PublishedSegment};
+use walk::Segment;
 
 /// A staging buffer that has grown beyond this is given back after its sync.
 const STAGING_BYTES_KEPT: usize = 4 << 20;
@@ -81,6 +85,8 @@ pub struct Log<F: Files> {
     unmarked_bytes: u64,
     /// What failed; then nothing more is taken.
     poison: Option<String>,
+    /// The segments that opening it did not read, and the one after them, for their check.
+    unread: Vec<Segment>,
     published: Arc<Mutex<Published>>,
 }
 
@@ -122,13 +128,13 @@ impl<F: Files> Log<F> {
     /// position that something outside the log, the checkpoint, knows to have been durable.
     ///
     /// All that the log holds when this returns is durable. Segments before the one that holds
-    /// `known_synced` are not read beyond their headers; [`LogInspection`] reads all.
+    /// `known_synced` are not read beyond their headers; [`Log::check`] and [`LogInspection`] read them.
     ///
     /// # Errors
-    /// When the log is damaged or of a newer version, then nothing was changed; or when the disk
+    /// When the log is damaged, cut short or of a newer version, then nothing was changed; or when the disk
     /// fails, then it can be opened again.
     pub fn open(files: F, config: LogConfig, known_synced: Option<LogPosition>) -> Result<(Self, Recovery), LogError> {
-        recovery::open(files, config, known_synced)
+        Survey::new(files, config, known_synced)?.resume()
     }
 
     /// Stages a write set behind all others and says where it ends: it is durable once
@@ -223,6 +229,26 @@ impl<F: Files> Log<F> {
         Ok(removed)
     }
 
+    /// The segment that the log begins with once all that ends at or before `keep` is removed;
+    /// `None` when nothing would be.
+    pub(crate) fn first_kept(&self, keep: LogPosition) -> Option<u64> {
+        let published = self.published.lock();
+        let goes = |segment: &&PublishedSegment| LogPosition { segment: segment.number, offset: segment.end } <= keep;
+        let removed = published.segments.iter().take(published.segments.len() - 1).take_while(goes).count();
+        (removed > 0).then(|| published.segments[removed].number)
+    }
+
+    /// Takes nothing more, because of what failed.
+    pub(crate) fn poison(&mut self, cause: String) {
+        self.poison = Some(cause);
+    }
+
+    /// The check of the segments that opening the log did not read. A second one has nothing to do.
+    pub fn check(&mut self) -> LogCheck<F> {
+        let segments = std::mem::take(&mut self.unread);
+        LogCheck::new(self.files.clone(), segments, self.salt, Arc::clone(&self.published))
+    }
+
     /// The retained segments, oldest first.
     pub fn segments(&self) -> Vec<SegmentSummary> {
         let published = self.published.lock();
@@ -293,7 +319,7 @@ impl<F: Files> Log<F> {
         }
         let name = segment_name(self.current.number);
         let end = group.offset + group.bytes.len() as u64;
-        self.current.allocate(end, self.config.allocate_bytes).map_err(LogError::write("allocate space for", &name))?;
+        self.current.allocate(end, &self.config).map_err(LogError::write("allocate space for", &name))?;
         let file = &self.current.file;
         file.write_at(&group.bytes, group.offset).map_err(LogError::write("write", &name))?;
         if self.config.leaves_out_sync() {
@@ -352,9 +378,10 @@ impl StagedGroup {
 }
 
 impl<L: LogFile> CurrentSegment<L> {
-    fn allocate(&mut self, end: u64, step: u64) -> io::Result<()> {
+    /// Makes the file reach `end`, and on to the next step within the segment's size.
+    fn allocate(&mut self, end: u64, config: &LogConfig) -> io::Result<()> {
         if end > self.allocated {
-            let allocated = end.next_multiple_of(step.max(1));
+            let allocated = end.next_multiple_of(config.allocate_bytes).min(config.segment_bytes).max(end);
             self.file.allocate(allocated)?;
             self.allocated = allocated;
         }

@@ -93,6 +93,12 @@ impl Memtable {
         self.generations.read().active.bytes
     }
 
+    /// The bytes of both generations.
+    pub fn bytes(&self) -> usize {
+        let generations = self.generations.read();
+        generations.active.bytes + generations.frozen.as_ref().map_or(0, |frozen| frozen.bytes)
+    }
+
     /// Freezes the active generation and begins another.
     ///
     /// # Panics

@@ -9,7 +9,7 @@
 //! | is empty, and there is no mark | replay the log, which must go back to the beginning |
 //! | is at or past the mark | replay the log from the state's position |
 //! | is behind the mark (it rolled back) | count its digest anew; if that is right and the log reaches back so far, the same |
-//! | is past the log's end (the log lost what the state has) | set aside, rebuilt |
+//! | is past the log's end (the log lost what was synced) | nothing: [`LogError::Lost`] |
 //! | is damaged, hangs or panics, or its digest is wrong | set aside, rebuilt |
 //!
 //! To rebuild is to replay the whole log over an empty state. A log that no longer goes back to the
@@ -23,10 +23,11 @@ use polyarch_protocol::{
     Frontier, LogMark, LogPosition, LogReadError, LogSource, StorageError, WriteSet, WriteSetError,
 };
 
-use crate::checkpointer::{CheckpointError, Checkpointer, MarkError};
+use crate::checkpointer::{CheckpointError, Checkpointer};
 use crate::files::Files;
 use crate::lock::LockError;
 use crate::log::{LogError, Recovery};
+use crate::marks::MarkError;
 use crate::overlay::Overlay;
 use crate::state::{Checkpoint, StateError, StateOpener, StateStore, count_digest};
 use crate::store::StoreConfig;
@@ -88,7 +89,7 @@ pub enum OpenError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// `checkpoint.toml` is of no use.
+    /// `checkpoint.toml` or `log.toml` is of no use.
     #[error(transparent)]
     Mark(#[from] MarkError),
     /// The log did not open.
@@ -141,6 +142,28 @@ pub enum OpenError {
     Checkpoint(#[from] CheckpointError),
 }
 
+/// The state as it was found, with its checkpoint; or why it cannot be used.
+pub(crate) struct Opened<S>(Result<(Arc<S>, Option<Checkpoint>), StateError>);
+
+impl<S: StateStore> Opened<S> {
+    pub(crate) fn new(opener: &mut impl StateOpener<State = S>) -> Self {
+        Self(Self::open(opener))
+    }
+
+    fn open(opener: &mut impl StateOpener<State = S>) -> Result<(Arc<S>, Option<Checkpoint>), StateError> {
+        let state = Arc::new(opener.open()?);
+        let reading = Arc::clone(&state);
+        let held = opener.guarded(move || reading.checkpoint())?;
+        Ok((state, held))
+    }
+
+    /// How far it holds the log, if that can be known.
+    pub(crate) fn position(&self) -> Option<LogPosition> {
+        let (_, held) = self.0.as_ref().ok()?;
+        held.as_ref().map(|held| held.position)
+    }
+}
+
 /// A state that is open, and where replay goes on from it.
 pub(crate) struct Base<S> {
     pub(crate) state: Arc<S>,
@@ -157,18 +180,18 @@ enum Unusable {
     Refuse(OpenError),
 }
 
-/// Opens the state, or an empty one in its place.
+/// Takes the state as it was opened, which is not ahead of the log, or an empty one in its place.
 pub(crate) fn open_state<O: StateOpener>(
     opener: &mut O,
+    opened: Opened<O::State>,
     log: &impl LogSource,
-    log_end: LogPosition,
     mark: Option<LogPosition>,
     config: &StoreConfig,
 ) -> Result<Base<O::State>, OpenError> {
     let beginning = log.last_mark(&|heads| heads.applied().is_empty());
     let examination =
-        Examination { log, log_end, mark, beginning: beginning.as_ref(), always_count: config.check_state_at_open };
-    let why = match examination.examine(opener) {
+        Examination { log, mark, beginning: beginning.as_ref(), always_count: config.check_state_at_open };
+    let why = match examination.examine(opener, opened) {
         Ok(base) => return Ok(base),
         Err(Unusable::Refuse(error)) => return Err(error),
         Err(Unusable::Rebuild(why)) => why,
@@ -188,28 +211,19 @@ pub(crate) fn open_state<O: StateOpener>(
 
 struct Examination<'a, L> {
     log: &'a L,
-    log_end: LogPosition,
     mark: Option<LogPosition>,
     beginning: Option<&'a LogMark>,
     always_count: bool,
 }
 
 impl<L: LogSource> Examination<'_, L> {
-    fn examine<O: StateOpener>(&self, opener: &mut O) -> Result<Base<O::State>, Unusable> {
-        let state = Arc::new(opener.open()?);
-        let held = {
-            let state = Arc::clone(&state);
-            opener.guarded(move || state.checkpoint())?
-        };
+    fn examine<O: StateOpener>(&self, opener: &O, opened: Opened<O::State>) -> Result<Base<O::State>, Unusable> {
+        let (state, held) = opened.0?;
         let is_new = held.is_none();
         let mut held = match held {
             Some(held) => held,
             None => self.nothing_held()?,
         };
-        if held.position > self.log_end {
-            let why = format!("it is at {}, and the log ends at {}", held.position, self.log_end);
-            return Err(Unusable::Rebuild(why));
-        }
         let behind = self.mark.filter(|mark| held.position < *mark);
         if self.always_count || behind.is_some() || !state.is_atomic() {
             self.count(opener, &state, &mut held)?;

@@ -12,6 +12,7 @@
 //! group and [`Store::sync`] every so often. Either way only what is durable in the log is ever
 //! given to a checkpoint, so the state is never ahead of the log.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,13 +20,13 @@ use bytes::Bytes;
 use polyarch_crdt::Record;
 use polyarch_protocol::{ChainHeads, Frontier, KeyspaceId, LogPosition, RecordKey, Records, Storage, StorageError};
 
-use crate::checkpointer::{
-    CheckpointConfig, CheckpointDone, CheckpointJob, CheckpointSummary, Checkpointer, read_mark,
-};
+use crate::checkpointer::{CheckpointConfig, CheckpointDone, CheckpointJob, CheckpointSummary, Checkpointer};
 use crate::files::{Directory, Files};
 use crate::lock::DirectoryLock;
-use crate::log::{Log, LogConfig, LogError, LogReader};
-use crate::open::{OpenError, OpenReport, Replay, open_state};
+use crate::log::{Log, LogCheck, LogConfig, LogError, LogReader, Survey};
+use crate::log_check::{LogCheckThread, LogFinding};
+use crate::marks::{LOG_BEGINS, read_log_begins, read_mark, write_log_begins};
+use crate::open::{OpenError, OpenReport, Opened, Replay, open_state};
 use crate::overlay::{Overlay, storage_error};
 use crate::published::{Published, StateReader};
 use crate::state::{SledConfig, SledState, StateDirectory, StateOpener, StateStore};
@@ -63,7 +64,7 @@ pub struct SeededBugs {
 /// Where a store's files are: the data directory and the log's directory in it.
 #[derive(Debug, Clone)]
 pub struct StoreFiles<F> {
-    /// `checkpoint.toml`.
+    /// `checkpoint.toml` and `log.toml`.
     pub data: F,
     /// The log's segments.
     pub log: F,
@@ -88,6 +89,7 @@ pub struct Store<F: Files, S: StateStore> {
     log: Log<F>,
     overlay: Overlay<S>,
     checkpointer: Checkpointer<S>,
+    log_check: Option<LogCheckThread>,
     // Let go of last.
     _lock: Option<DirectoryLock>,
     #[cfg(feature = "seeded-bugs")]
@@ -130,8 +132,14 @@ impl<F: Files, S: StateStore> Store<F, S> {
     ) -> Result<(Self, Frontier, OpenReport), OpenError> {
         let files = files.into();
         let mark = read_mark(&files.data)?;
-        let (log, recovery) = Log::open(files.log, config.log.clone(), mark)?;
-        let base = open_state(&mut state, &log.reader(), log.durable_end(), mark, config)?;
+        // All that is there has its say before anything is changed: a log that lost what was synced
+        // must not go on, and least of all replace a state that still has it.
+        let survey = Survey::new(files.log, config.log.clone(), mark)?;
+        survey.check_begins(read_log_begins(&files.data)?)?;
+        let opened = Opened::new(&mut state);
+        opened.position().map_or(Ok(()), |position| survey.check_reaches(position))?;
+        let (log, recovery) = survey.resume()?;
+        let base = open_state(&mut state, opened, &log.reader(), mark, config)?;
         let published = Arc::new(Published::new(base.state));
         let frontier = base.held.frontier.clone();
         let mut replay = Replay {
@@ -153,6 +161,7 @@ impl<F: Files, S: StateStore> Store<F, S> {
             log,
             overlay,
             checkpointer,
+            log_check: None,
             _lock: None,
             #[cfg(feature = "seeded-bugs")]
             bugs: config.bugs,
@@ -192,6 +201,29 @@ impl<F: Files, S: StateStore> Store<F, S> {
     /// The end of what is durable.
     pub fn durable_end(&self) -> LogPosition {
         self.log.durable_end()
+    }
+
+    /// The check of those segments of the log that the open did not read. A second one has nothing
+    /// to do.
+    pub fn log_check(&mut self) -> LogCheck<F> {
+        self.log.check()
+    }
+
+    /// Runs [`Store::log_check`] on a thread of its own, called `log-check`, which reads slowly,
+    /// says what is wrong, and ends when it is through or the store is dropped.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn begin_log_check(&mut self, found: impl FnMut(LogFinding) + Send + 'static) -> io::Result<()> {
+        self.log_check = Some(LogCheckThread::spawn(self.log.check(), found)?);
+        Ok(())
+    }
+
+    /// Whether memory holds all it may of what is not in the state (see
+    /// [`CheckpointConfig::memtable_times_max`]): whoever writes has to wait for the checkpoint that
+    /// is running, or, when that fails, to stop.
+    pub fn is_memtable_full(&self) -> bool {
+        self.checkpointer.is_full()
     }
 
     /// Reads what is published, on any thread.
@@ -247,13 +279,19 @@ impl<F: Files, S: StateStore> Store<F, S> {
     /// be brought up again. Returns the numbers of those removed: none before there was a
     /// checkpoint since the start.
     ///
+    /// That they may be gone is noted first, in `log.toml`: a log that begins later than noted there
+    /// has lost segments, and does not open.
+    ///
     /// # Errors
-    /// When the log could not remove a file: it takes nothing more until it is opened again.
+    /// When the note could not be written or the log could not remove a file: it takes nothing more
+    /// until it is opened again.
     pub fn remove_log_before(&mut self, floor: LogPosition) -> Result<Vec<u64>, LogError> {
-        match self.checkpointer.before_last() {
-            Some(before_last) => self.log.remove_segments_before(before_last.min(floor)),
-            None => Ok(Vec::new()),
-        }
+        let Some(before_last) = self.checkpointer.before_last() else { return Ok(Vec::new()) };
+        let keep = before_last.min(floor);
+        let Some(begins) = self.log.first_kept(keep) else { return Ok(Vec::new()) };
+        let noted = write_log_begins(&self.data, begins).map_err(LogError::write("write", LOG_BEGINS));
+        noted.inspect_err(|error| self.log.poison(error.to_string()))?;
+        self.log.remove_segments_before(keep)
     }
 
     fn staged_record(&mut self, key: &RecordKey) -> Result<Arc<Record>, StorageError> {

@@ -1,10 +1,14 @@
-//! Checking a data directory that no process has open, without changing anything in it.
+//! Checking a data directory that no process has open, without changing anything in it: it need not
+//! be writable.
 //!
 //! The parts of a store say the same thing several times, and [`verify`] compares all of it: the
 //! frames of the log with their checksums and links; each origin's write sets with their sequence
 //! and with the chain heads in the segments' headers; the state with its digest, with the log's
-//! chain heads at its position, and with `checkpoint.toml`; and, where the log still begins at the
+//! chain heads at its position, and with `checkpoint.toml`; the log's first segment with `log.toml`;
+//! and, where the log still begins at the
 //! beginning, all records with what the log adds up to from nothing.
+
+mod scratch;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,22 +16,22 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use polyarch_crdt::{AppliedSet, Record};
 use polyarch_protocol::{ChainHeads, Frontier, LogPosition, RecordKey, Records, StorageError, WriteSet};
 
-use crate::checkpointer::{MarkError, read_mark};
 use crate::files::{Directory, Files};
 use crate::lock::{DirectoryLock, LockError};
-use crate::log::{Inspected, LogInspection};
+use crate::log::{Inspected, LogError, LogInspection, check_begins};
+use crate::marks::{CHECKPOINT, MarkError, read_log_begins, read_mark};
 use crate::overlay::Overlay;
 use crate::published::Published;
 use crate::state::{
-    Checkpoint, ScanRange, SledConfig, StateDirectory, StateOpener, StateStore, count_digest, for_each_record,
+    Checkpoint, STATE, ScanRange, SledConfig, StateDirectory, StateOpener, StateStore, count_digest, for_each_record,
 };
 use crate::store::{LOG, StoreFiles};
+use scratch::Scratch;
 
 /// How a directory is verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +62,8 @@ pub struct VerifyReport {
     pub log_end: LogPosition,
     /// Bytes behind that of a group that was never synced; the next start removes them.
     pub unsynced_bytes: u64,
+    /// A last segment that was begun and never synced; the next start removes it.
+    pub unborn_segment: Option<u64>,
     /// Whether the log goes back to the beginning, so that all records were compared with it.
     pub from_the_beginning: bool,
     /// How far the state holds the log; `None` when there is none.
@@ -98,11 +104,19 @@ impl fmt::Display for Problem {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum VerifyError {
-    /// It is no data directory, or cannot be read.
-    #[error("{} is no data directory that can be read: {source}", directory.display())]
+    /// It holds nothing of a node's, or is no directory.
+    #[error("{} is no data directory: {source}", directory.display())]
     Directory {
         /// The directory.
         directory: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A part of it cannot be read, which says nothing about what is in it.
+    #[error("cannot read {}: {source}", path.display())]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
         /// What the system said.
         source: io::Error,
     },
@@ -112,7 +126,7 @@ pub enum VerifyError {
     /// The state could not be copied.
     #[error("cannot copy the state to {}: {source}", scratch.display())]
     Scratch {
-        /// Where to.
+        /// The file or directory of the copy.
         scratch: PathBuf,
         /// What the system said.
         source: io::Error,
@@ -125,29 +139,30 @@ pub enum VerifyError {
 /// When it could not be verified; whatever is wrong with it is in the report.
 pub fn verify(directory: &Path, config: &VerifyConfig) -> Result<VerifyReport, VerifyError> {
     let files = existing(directory)?;
-    let _lock = DirectoryLock::acquire_existing(directory)?;
+    let _lock = DirectoryLock::share_existing(directory)?;
     let scratch = Scratch::copy_of(directory, &config.scratch)?;
-    let mut state = StateDirectory::sled(scratch.0.clone(), config.sled.clone());
-    Ok(verify_parts(&files, &mut state, config.problems_max))
+    let mut state = StateDirectory::sled(scratch.path(), config.sled.clone());
+    verify_parts(&files, &mut state, config.problems_max)
 }
 
 /// Verifies the parts of a store. Opens the state, which a backend may take for a reason to change
 /// its files; [`verify`] gives it a copy.
+///
+/// # Errors
+/// When a file cannot be read.
 pub fn verify_parts<F: Files, O: StateOpener>(
     files: &StoreFiles<F>,
     state: &mut O,
     problems_max: usize,
-) -> VerifyReport {
+) -> Result<VerifyReport, VerifyError> {
     let mut findings = Findings { report: VerifyReport::default(), problems_max };
-    let mark = read_mark(&files.data).unwrap_or_else(|error: MarkError| {
-        findings.add("checkpoint.toml", error);
-        None
-    });
+    let mark = findings.read(read_mark(&files.data))?.flatten();
+    let begins = findings.read(read_log_begins(&files.data))?;
     let base = Base::read(state, mark, &mut findings);
     let mut walk = Walk::new(base);
-    walk.log(files.log.clone(), mark, &mut findings);
+    walk.log(files.log.clone(), mark, begins, &mut findings)?;
     walk.compare(&mut findings);
-    findings.report
+    Ok(findings.report)
 }
 
 struct Findings {
@@ -156,6 +171,18 @@ struct Findings {
 }
 
 impl Findings {
+    /// What a small file says; nothing when it is of no use.
+    fn read<T>(&mut self, read: Result<T, MarkError>) -> Result<Option<T>, VerifyError> {
+        match read {
+            Ok(read) => Ok(Some(read)),
+            Err(MarkError::Io { file, source }) => Err(VerifyError::Unreadable { path: file.into(), source }),
+            Err(error @ (MarkError::Version { file, .. } | MarkError::Damaged { file, .. })) => {
+                self.add(file, error);
+                Ok(None)
+            }
+        }
+    }
+
     fn add(&mut self, place: impl fmt::Display, what: impl fmt::Display) {
         if self.report.problems.len() >= self.problems_max {
             self.report.problems_unlisted += 1;
@@ -246,6 +273,14 @@ impl Records for Memory {
     }
 }
 
+/// Whether segments are missing at the front of the log. Where `log.toml` is of no use nobody knows.
+fn check_first(first: u64, begins: Option<u64>, findings: &mut Findings) {
+    let checked = begins.map_or(Ok(()), |begins| check_begins(first, begins));
+    if let Err(error) = checked {
+        findings.add("log", error);
+    }
+}
+
 impl<S: StateStore> Walk<S> {
     fn new(base: Option<Base<S>>) -> Self {
         let held = base.as_ref().map(|base| base.held.clone());
@@ -257,30 +292,53 @@ impl<S: StateStore> Walk<S> {
         Self { upon_state, upon_nothing: None, held, heads: None, met_state }
     }
 
-    fn log<F: Files>(&mut self, files: F, mark: Option<LogPosition>, findings: &mut Findings) {
+    fn log<F: Files>(
+        &mut self,
+        files: F,
+        mark: Option<LogPosition>,
+        begins: Option<u64>,
+        findings: &mut Findings,
+    ) -> Result<(), VerifyError> {
         let inspection = match LogInspection::new(files, mark) {
             Ok(inspection) => inspection,
             Err(error) => return self.stop(findings, error),
         };
         for inspected in inspection {
             match inspected {
-                Ok(Inspected::Segment { start, heads }) => self.segment(start, heads, findings),
+                Ok(Inspected::Segment { start, heads }) => {
+                    if self.heads.is_none() {
+                        check_first(start.segment, begins, findings);
+                    }
+                    self.segment(start, heads, findings);
+                }
                 Ok(Inspected::Frame { end, write_set, .. }) => self.frame(end, &write_set, findings),
-                Ok(Inspected::End { at, unsynced_bytes, .. }) => {
+                Ok(Inspected::End { at, unsynced_bytes, unborn_segment, .. }) => {
                     findings.report.log_end = at;
                     findings.report.unsynced_bytes = unsynced_bytes;
+                    findings.report.unborn_segment = unborn_segment;
                 }
                 Err(error) => return self.stop(findings, error),
             }
         }
+        match &self.held {
+            Some(held) if held.position > findings.report.log_end => {
+                let lost = LogError::Lost { end: findings.report.log_end, synced: held.position };
+                self.stop(findings, lost)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The log cannot be read on: nothing after this can be compared.
-    fn stop(&mut self, findings: &mut Findings, error: impl fmt::Display) {
+    fn stop(&mut self, findings: &mut Findings, error: LogError) -> Result<(), VerifyError> {
+        if let LogError::Io { file, source, .. } = error {
+            return Err(VerifyError::Unreadable { path: Path::new(LOG).join(file), source });
+        }
         findings.add("log", error);
         self.upon_nothing = None;
         self.upon_state = None;
         self.met_state = true;
+        Ok(())
     }
 
     fn segment(&mut self, start: LogPosition, heads: ChainHeads, findings: &mut Findings) {
@@ -463,9 +521,9 @@ pub struct LogEntry {
 ///
 /// # Errors
 /// When there is no log, a process has the directory, or the log does not begin as one.
-pub fn dump(directory: &Path) -> Result<impl Iterator<Item = Result<LogEntry, crate::log::LogError>>, DumpError> {
+pub fn dump(directory: &Path) -> Result<impl Iterator<Item = Result<LogEntry, LogError>>, DumpError> {
     let files = existing(directory)?;
-    let lock = DirectoryLock::acquire_existing(directory).map_err(VerifyError::Locked)?;
+    let lock = DirectoryLock::share_existing(directory).map_err(VerifyError::Locked)?;
     let mark = read_mark(&files.data).unwrap_or(None);
     let inspection = LogInspection::new(files.log, mark)?;
     Ok(inspection.filter_map(move |inspected| {
@@ -493,55 +551,25 @@ pub enum DumpError {
     Directory(#[from] VerifyError),
     /// The log is not to be read.
     #[error(transparent)]
-    Log(#[from] crate::log::LogError),
+    Log(#[from] LogError),
 }
 
-/// The files of a data directory that exists.
+/// The parts of a data directory, of which it has one at least.
+const PARTS: [&str; 4] = ["identity.toml", LOG, STATE, CHECKPOINT];
+
+/// The files of a data directory that exists; its log need not.
 fn existing(directory: &Path) -> Result<StoreFiles<Directory>, VerifyError> {
-    let open = |path: &Path| fs::metadata(path).and_then(|_| Directory::open(path));
-    let failed = |source| VerifyError::Directory { directory: directory.to_path_buf(), source };
-    Ok(StoreFiles { data: open(directory).map_err(failed)?, log: open(&directory.join(LOG)).map_err(failed)? })
-}
-
-/// A copy of a data directory's state, removed when it is no longer needed.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn copy_of(directory: &Path, scratch: &Path) -> Result<Self, VerifyError> {
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let scratch = Self(scratch.join(format!("polyarch-verify-{}-{number}", std::process::id())));
-        let copied =
-            fs::create_dir(&scratch.0).and_then(|()| copy_tree(&directory.join("state"), &scratch.0.join("state")));
-        match copied {
-            Ok(()) => Ok(scratch),
-            Err(source) => Err(VerifyError::Scratch { scratch: scratch.0.clone(), source }),
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+            VerifyError::Directory { directory: directory.to_path_buf(), source }
         }
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            tracing::warn!(directory = %self.0.display(), %error, "cannot remove the copy of the state");
-        }
-    }
-}
-
-/// Copies a directory and all in it; one that does not exist is not copied.
-fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
-    let entries = match fs::read_dir(from) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries?,
+        _ => VerifyError::Unreadable { path: directory.to_path_buf(), source },
     };
-    fs::create_dir(to)?;
-    for entry in entries {
-        let entry = entry?;
-        let to = to.join(entry.file_name());
-        match entry.file_type()?.is_dir() {
-            true => copy_tree(&entry.path(), &to)?,
-            false => drop(fs::copy(entry.path(), to)?),
+    let data = Directory::existing(directory).map_err(failed)?;
+    for part in PARTS {
+        if fs::exists(directory.join(part)).map_err(failed)? {
+            return Ok(StoreFiles { data, log: Directory::unopened(directory.join(LOG)) });
         }
     }
-    Ok(())
+    Err(failed(io::Error::new(io::ErrorKind::NotFound, format!("it holds none of {}", PARTS.join(", ")))))
 }

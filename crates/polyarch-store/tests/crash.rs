@@ -4,8 +4,10 @@ mod support;
 
 use polyarch_crdt::{FieldPath, Hlc};
 use polyarch_protocol::{LogPosition, Storage};
+use polyarch_store::files::Files;
 use polyarch_store::files::simulated::SimulatedDisk;
 use polyarch_store::log::LogConfig;
+use polyarch_store::log::LogError;
 use polyarch_store::state::{MemoryOpener, MemoryState, Rollback, StateStore};
 use polyarch_store::{CheckpointConfig, OpenError, StateReport, StoreConfig, verify_parts};
 use proptest::prelude::*;
@@ -51,7 +53,12 @@ fn op() -> impl Strategy<Value = Op> {
 fn config() -> StoreConfig {
     StoreConfig {
         log: LogConfig { segment_bytes: 2_048, allocate_bytes: 1_024, ..LogConfig::default() },
-        checkpoint: CheckpointConfig { memtable_bytes_max: 4_000, log_bytes_max: 4_000, retry_log_bytes: 300 },
+        checkpoint: CheckpointConfig {
+            memtable_bytes_max: 4_000,
+            log_bytes_max: 4_000,
+            retry_log_bytes: 300,
+            ..CheckpointConfig::default()
+        },
         ..StoreConfig::default()
     }
 }
@@ -185,7 +192,7 @@ proptest! {
         }
         let World { node, disk, state, .. } = world;
         drop(node);
-        let report = verify_parts(&disk.into(), &mut MemoryOpener::new(state), 10);
+        let report = verify_parts(&disk.into(), &mut MemoryOpener::new(state), 10).unwrap();
         prop_assert!(report.is_clean(), "{:#?}", report);
     }
 }
@@ -371,19 +378,93 @@ fn the_log_goes_up_to_the_checkpoint_before_last_and_no_further() {
     assert!(matches!(lost, OpenError::StateLost { .. }), "{lost}");
 }
 
+fn refused(disk: &SimulatedDisk, state: &MemoryState) -> OpenError {
+    let opener = MemoryOpener::new(state.clone());
+    Node::open(disk.clone(), opener, &config()).err().expect("it does not open")
+}
+
+/// Everything on a disk.
+fn contents(disk: &SimulatedDisk) -> Vec<(String, Option<Vec<u8>>)> {
+    disk.list().unwrap().into_iter().map(|name| (name.clone(), disk.contents(&name))).collect()
+}
+
 #[test]
-fn a_state_ahead_of_the_log_is_set_aside_and_rebuilt() {
+fn a_state_ahead_of_the_log_stops_the_node_and_nothing_is_changed() {
     let mut ahead = World::new(10, config());
     (0..50).for_each(|n| ahead.write(&put(n % 12, 0, Sees::All)));
     ahead.checkpoint(true).unwrap();
-    // Another disk, whose log ends earlier, and which does not know of the checkpoint.
+    // Another disk, whose log ends earlier, and which does not know of the checkpoint; and an empty one.
     let mut world = World::new(11, config());
     (0..20).for_each(|n| world.write(&put(n % 12, 0, Sees::All)));
-    world.sync().unwrap();
+    let end = world.node.store.sync().unwrap();
+    world.write(&put(1, 0, Sees::All));
     world.disk.crash();
-    world.state = ahead.state.clone();
-    world.reopen().unwrap();
-    assert!(matches!(&world.node.report.state, StateReport::Rebuilt { why, .. } if why.contains("the log ends")));
+    for (disk, end) in [(world.disk, end), (SimulatedDisk::new(12, 512), LogPosition::default())] {
+        let (before, records) = (contents(&disk), ahead.state.len());
+        let refused = refused(&disk, &ahead.state);
+        let synced = ahead.node.store.checkpointed();
+        let expected = format!("the log ends at {end}, but a checkpoint holds it up to {synced}:");
+        assert!(refused.to_string().starts_with(&expected), "{refused}");
+        assert!(refused.to_string().contains("backup"), "{refused}");
+        assert_eq!((contents(&disk), ahead.state.len()), (before, records));
+        let report = verify_parts(&disk.into(), &mut MemoryOpener::new(ahead.state.clone()), 10).unwrap();
+        assert!(report.problems[0].what.starts_with(&expected), "{report:#?}");
+    }
+}
+
+/// A world whose log has lost its first segments by right, and no other.
+fn shortened() -> World {
+    let mut world = World::new(15, config());
+    for _ in 0..3 {
+        (0..60).for_each(|n| world.write(&put(n % 12, 0, Sees::All)));
+        world.checkpoint(true).unwrap();
+    }
+    let end = world.node.store.durable_end();
+    assert!(!world.node.store.remove_log_before(end).unwrap().is_empty());
+    world
+}
+
+fn first_segment(disk: &SimulatedDisk) -> String {
+    disk.list().unwrap().into_iter().find(|name| name.ends_with(".log")).unwrap()
+}
+
+#[test]
+fn a_first_segment_that_nobody_removed_is_missed() {
+    let mut whole = World::new(16, config());
+    (0..80).for_each(|n| whole.write(&put(n % 12, 0, Sees::All)));
+    whole.checkpoint(true).unwrap();
+    for world in [whole, shortened()] {
+        let (disk, state) = (world.disk.clone(), world.state.clone());
+        drop(world);
+        disk.lose(&first_segment(&disk));
+        disk.restart();
+        let refused = refused(&disk, &state);
+        assert!(matches!(refused, OpenError::Log(LogError::BeginsLate { .. })), "{refused}");
+        let report = verify_parts(&disk.into(), &mut MemoryOpener::new(state), 10).unwrap();
+        assert!(report.problems[0].what.contains("they are missing"), "{report:#?}");
+    }
+}
+
+#[test]
+fn a_removal_that_was_cut_short_anywhere_is_no_loss() {
+    for changes in 0..20 {
+        let mut world = World::new(17, config());
+        for _ in 0..3 {
+            (0..60).for_each(|n| world.write(&put(n % 12, 0, Sees::All)));
+            world.checkpoint(true).unwrap();
+        }
+        world.disk.stop_after(changes);
+        let end = world.node.store.durable_end();
+        let removed = world.node.store.remove_log_before(end);
+        world.step(Op::Crash(Rollback::Unflushed)).unwrap();
+        assert_eq!(world.node.report.state, StateReport::Intact);
+        let report = verify_parts(&world.disk.into(), &mut MemoryOpener::new(world.state), 10).unwrap();
+        assert!(report.is_clean(), "after {changes} changes: {report:#?}");
+        if removed.is_ok() {
+            return;
+        }
+    }
+    panic!("a removal has fewer changes");
 }
 
 #[test]
@@ -428,6 +509,6 @@ fn a_log_with_something_else_in_it_is_an_error() {
     let opener = MemoryOpener::new(world.state.clone());
     let refused = Node::open(world.disk.clone(), opener, &world.config).err().unwrap();
     assert!(matches!(refused, OpenError::WriteSet { .. }), "{refused}");
-    let report = verify_parts(&world.disk.clone().into(), &mut MemoryOpener::new(world.state.clone()), 10);
+    let report = verify_parts(&world.disk.clone().into(), &mut MemoryOpener::new(world.state.clone()), 10).unwrap();
     assert_eq!(report.problems.len(), 1);
 }

@@ -232,9 +232,14 @@ fn a_flipped_byte_that_a_reader_meets_is_mended_at_the_next_open() {
     let met = match open(&data.path(), &config) {
         Err(error) => panic!("{error}"),
         Ok(node) if matches!(node.report.state, StateReport::Rebuilt { .. }) => true,
-        Ok(node) => {
+        Ok(mut node) => {
             let reader = node.store.reader();
-            (0..RECORDS + 500).any(|number| reader.get(&key(number)).is_err())
+            let met = (0..RECORDS + 500).any(|number| reader.get(&key(number)).is_err());
+            let job = node.store.begin_checkpoint_now(&node.frontier).expect("nothing is staged or running");
+            let failed = job.run().err().map(|error| error.to_string()).unwrap_or_default();
+            assert_eq!(met, failed.contains("takes no more writes since it failed (the state"), "{failed}");
+            assert!(!failed.contains(".rs"), "no places of a source: {failed}");
+            met
         }
     };
     assert!(met, "some reader meets it");

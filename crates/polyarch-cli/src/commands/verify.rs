@@ -1,19 +1,25 @@
 //! `polyarch verify`: check a data directory that no node has open.
 
-use std::path::PathBuf;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use polyarch_store::{VerifyConfig, VerifyReport, verify};
+use polyarch_node::{NodeIdentity, StartError};
+use polyarch_store::{Problem, VerifyConfig, VerifyReport, verify};
 
 use crate::failure::Failure;
 use crate::json::VerifyObject;
 use crate::terminal::Output;
 
+const IDENTITY: &str = "identity.toml";
+
 /// Check the data directory of a node that is not running, and change nothing
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Reads the log with its checksums, chains and positions, a copy of the state, and compares them. Exit status 3 when
-something is wrong. With --json:
+Reads the log with its checksums, chains and positions, a copy of the state, and compares them. The directory need
+not be writable. Exit status 0 when all is well, 3 when something is wrong or a node has the directory, 2 when it is
+no data directory or cannot be read. With --json:
   {\"clean\", \"segments\", \"write_sets\", \"log_end\", \"unsynced_bytes\", \"from_the_beginning\",
    \"state_position\", \"state_records\", \"applied\": [GTID..], \"digest\",
    \"chain_heads\": [{\"gtid\", \"hash\"}], \"problems\": [{\"place\", \"what\"}],
@@ -31,7 +37,8 @@ pub(crate) struct Verify {
 
 impl Verify {
     pub(crate) fn run(&self) -> Result<(), Failure> {
-        let report = verify(&self.dir, &VerifyConfig::default())?;
+        let mut report = verify(&self.dir, &VerifyConfig::default())?;
+        check_identity(&self.dir, &mut report)?;
         let mut output = Output::stdout();
         match self.json {
             true => output.json(&VerifyObject::from(&report))?,
@@ -48,6 +55,26 @@ impl Verify {
     }
 }
 
+/// Whether the directory says whose data it holds, where it holds any.
+fn check_identity(directory: &Path, report: &mut VerifyReport) -> Result<(), Failure> {
+    let path = directory.join(IDENTITY);
+    let problem = match fs::metadata(&path).and_then(|_| fs::File::open(&path)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            "it is missing, and nothing else says whose data this is; restore it from a backup of this directory. Do \
+             not run `polyarch init` or `polyarch join` here"
+                .to_owned()
+        }
+        Err(error) => return Err(Failure::file(&path, &error)),
+        Ok(_) => match NodeIdentity::read(directory) {
+            Ok(_) => return Ok(()),
+            Err(StartError::Identity { problem, .. }) => problem,
+            Err(error) => error.to_string(),
+        },
+    };
+    report.problems.insert(0, Problem { place: IDENTITY.to_owned(), what: problem });
+    Ok(())
+}
+
 fn print(report: &VerifyReport, output: &mut Output) -> Result<(), Failure> {
     output.line(format_args!(
         "log     {} write sets, {} segment{}, up to {}{}",
@@ -55,13 +82,19 @@ fn print(report: &VerifyReport, output: &mut Output) -> Result<(), Failure> {
         report.segments,
         if report.segments == 1 { "" } else { "s" },
         report.log_end,
-        if report.from_the_beginning { "" } else { "; its beginning was removed" },
+        match report.from_the_beginning || report.segments == 0 {
+            true => "",
+            false => "; what came before is not there",
+        },
     ))?;
     if report.unsynced_bytes > 0 {
         output.line(format_args!(
             "        {} bytes behind it were never synced; the next start removes them",
             report.unsynced_bytes
         ))?;
+    }
+    if let Some(number) = report.unborn_segment {
+        output.line(format_args!("        segment {number} was begun and never synced; the next start removes it"))?;
     }
     match report.state_position {
         Some(position) => {
@@ -82,4 +115,32 @@ fn print(report: &VerifyReport, output: &mut Output) -> Result<(), Failure> {
         output.line("all is well")?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::Status;
+
+    #[test]
+    fn a_directory_without_an_identity_is_not_well() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut report = VerifyReport::default();
+        check_identity(dir.path(), &mut report).unwrap();
+        assert!(report.problems[0].to_string().starts_with("identity.toml: it is missing"), "{report:?}");
+        fs::write(dir.path().join(IDENTITY), "format = 1").unwrap();
+        report = VerifyReport::default();
+        check_identity(dir.path(), &mut report).unwrap();
+        assert!(!report.is_clean());
+    }
+
+    #[test]
+    fn what_is_no_data_directory_is_no_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        for dir in [dir.path().to_owned(), dir.path().join("none"), dir.path().join("file")] {
+            fs::write(dir.with_file_name("file"), "").unwrap();
+            let failure = Verify { dir: dir.clone(), json: false }.run().unwrap_err();
+            assert!(matches!(failure, Failure::Said { status: Status::Usage, .. }), "{}: {failure:?}", dir.display());
+        }
+    }
 }

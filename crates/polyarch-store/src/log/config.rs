@@ -8,7 +8,7 @@ pub struct LogConfig {
     pub segment_bytes: u64,
     /// Bytes by which a segment's file grows at once, written with zeros ahead of the frames so
     /// that most syncs change no metadata. In steps and not at once, for zeroing 64 MiB holds the
-    /// appender for 50 ms, 4 MiB for 3 ms. Default 4 MiB.
+    /// appender for 50 ms, 4 MiB for 3 ms. Never beyond the segment's own size. Default 4 MiB.
     pub allocate_bytes: u64,
     /// Bytes of the last durable frames that readers find in memory. Default 16 MiB.
     pub tail_bytes_max: usize,
@@ -43,7 +43,7 @@ impl Default for LogConfig {
 impl LogConfig {
     pub(super) fn validated(mut self) -> Self {
         self.segment_bytes = self.segment_bytes.min(SEGMENT_BYTES_MAX);
-        self.allocate_bytes = self.allocate_bytes.clamp(1, SEGMENT_BYTES_MAX);
+        self.allocate_bytes = self.allocate_bytes.min(self.segment_bytes).max(1);
         self
     }
 }

@@ -2,6 +2,8 @@ use std::io;
 
 use polyarch_protocol::LogPosition;
 
+use super::format::segment_name;
+
 /// Why the log could not be opened, written or walked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -21,6 +23,33 @@ pub enum LogError {
     /// the disk.
     #[error(transparent)]
     Damaged(#[from] Damage),
+    /// The log ends before a position that is known to have been synced: its end is gone. Nothing
+    /// was changed on the disk.
+    #[error(
+        "the log ends at {end}, but a checkpoint holds it up to {synced}: what lies between was synced here and is lost. \
+         Nothing was changed. Restore the log, or the whole data directory, from a backup; or keep this directory \
+         aside and let a node with a new data directory take its place, which the other members feed"
+    )]
+    Lost {
+        /// Where it ends.
+        end: LogPosition,
+        /// Up to where it was synced.
+        synced: LogPosition,
+    },
+    /// The log's first segments are gone, and nobody removed them. Nothing was changed on the disk.
+    #[error(
+        "the log begins with {}, and its segments from {} on were not removed on purpose: they are missing. \
+         Nothing was changed. Restore them, or the whole data directory, from a backup; or keep this directory \
+         aside and let a node with a new data directory take its place, which the other members feed",
+        segment_name(*first),
+        segment_name(*begins)
+    )]
+    BeginsLate {
+        /// The first segment that is there.
+        first: u64,
+        /// The first that should be.
+        begins: u64,
+    },
     /// A newer version of polyarch wrote this segment. Nothing was changed; upgrade this node.
     #[error("{file} has log format version {version}, which this version of polyarch does not know; upgrade this node")]
     Version {
@@ -66,9 +95,9 @@ pub enum LogError {
 /// Where a log is damaged, and how that is known.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{file} is damaged at byte {}: found {found}, but {evidence}. Nothing was changed. \
+    "{}, but {evidence}. Nothing was changed. \
      Keep a copy of the whole data directory, then restore it from a backup or let a node with a new data directory take its place",
-    position.offset
+    self.what()
 )]
 #[non_exhaustive]
 pub struct Damage {
@@ -76,10 +105,19 @@ pub struct Damage {
     pub file: String,
     /// The first place where something else should be.
     pub position: LogPosition,
-    /// What is there.
-    pub found: String,
+    /// What is there; nothing when the file is missing.
+    pub found: Option<String>,
     /// What says that it was synced.
     pub evidence: String,
+}
+
+impl Damage {
+    fn what(&self) -> String {
+        match &self.found {
+            Some(found) => format!("{} is damaged at byte {}: found {found}", self.file, self.position.offset),
+            None => format!("{} is missing", self.file),
+        }
+    }
 }
 
 impl LogError {

@@ -42,6 +42,9 @@
 //!
 //! "A CRC begun with x" is one that goes on where the CRC x of other bytes ended.
 //!
+//! Magic, version, H and the checksum are where they are in every version, so that a header of a
+//! newer one can be told from a damaged one.
+//!
 //! What each part is for:
 //!
 //! - **Two checksums in a frame.** The first makes the length trustworthy before anything of that
@@ -143,20 +146,12 @@ impl SegmentHeader {
     }
 
     /// How many bytes the whole header has, by its first [`SEGMENT_HEADER_BYTES`].
-    pub(crate) fn bytes_needed(fixed: &[u8]) -> Result<usize, HeaderError> {
+    pub(crate) fn bytes_needed(fixed: &[u8]) -> Result<usize, Invalid> {
         if fixed.len() < SEGMENT_HEADER_BYTES || fixed[0..8] != MAGIC {
-            return Err(HeaderError::Invalid(Invalid("no segment header")));
-        }
-        match u32_at(fixed, 8) {
-            VERSION => {}
-            // No version has this number: a header that was written in part.
-            0 => return Err(HeaderError::Invalid(Invalid("a segment header cut short"))),
-            version => return Err(HeaderError::Version(version)),
+            return Err(Invalid("no segment header"));
         }
         match u32_at(fixed, 12) as usize {
-            heads if heads > HEADS_BYTES_MAX => {
-                Err(HeaderError::Invalid(Invalid("a segment header with an impossible length")))
-            }
+            heads if heads > HEADS_BYTES_MAX => Err(Invalid("a segment header with an impossible length")),
             heads => Ok(SEGMENT_HEADER_BYTES + heads),
         }
     }
@@ -164,12 +159,17 @@ impl SegmentHeader {
     /// Reads a header from exactly the bytes that [`bytes_needed`](Self::bytes_needed) asks for.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {
         let invalid = |what| Err(HeaderError::Invalid(Invalid(what)));
-        if bytes.len() != Self::bytes_needed(bytes)? {
+        if bytes.len() != Self::bytes_needed(bytes).map_err(HeaderError::Invalid)? {
             return invalid("a segment header cut short");
         }
         let crc = u32_at(bytes, 36);
         if crc != Self::checksum(bytes) {
             return invalid("a segment header with a wrong checksum");
+        }
+        // Only now: of a header that was written in part any number may be left.
+        match u32_at(bytes, 8) {
+            VERSION => {}
+            version => return Err(HeaderError::Version(version)),
         }
         let heads = match postcard::take_from_bytes(&bytes[SEGMENT_HEADER_BYTES..]) {
             Ok((heads, [])) => heads,

@@ -1,4 +1,4 @@
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 
@@ -11,6 +11,9 @@ use crate::files::{Files, LogFile};
 
 /// Bytes read from a file at once, unless a single frame is longer.
 const READ_BYTES_MAX: usize = 1 << 20;
+
+/// Places of damage that are logged; with more than that nobody needs another.
+const DAMAGE_TOLD_MAX: usize = 1_000;
 
 /// Synced groups taken from memory at once, while the appender may wait.
 const BLOCKS_MAX: usize = 256;
@@ -25,6 +28,8 @@ pub(crate) struct Published {
     /// Copied when it changes, so that a search needs no lock.
     pub(crate) marks: Arc<Vec<Mark>>,
     pub(crate) tail: Tail,
+    /// Where a read failed and it was logged.
+    pub(crate) damage_told: BTreeSet<LogPosition>,
     /// Seeded bug: recovery has left invalid frames in the log, so readers pass over them.
     pub(crate) leap: bool,
 }
@@ -178,7 +183,7 @@ impl Published {
         self.tail.forget_segments_before(first);
     }
 
-    fn is_removed(&self, segment: u64) -> bool {
+    pub(crate) fn is_removed(&self, segment: u64) -> bool {
         self.segments.front().is_some_and(|first| segment < first.number)
     }
 }
@@ -255,6 +260,23 @@ impl<F: Files> LogReader<F> {
         Ok(())
     }
 
+    /// Logs, once for each place, that this node cannot read its own log: whoever it feeds learns
+    /// of it too, and can do nothing about it.
+    fn tell(&self, at: LogPosition, error: &LogReadError) {
+        let is_removed = matches!(error, LogReadError::Removed(_));
+        let told = &mut self.published.lock().damage_told;
+        if is_removed || told.len() >= DAMAGE_TOLD_MAX || !told.insert(at) {
+            return;
+        }
+        tracing::error!(
+            segment = segment_name(at.segment),
+            offset = at.offset,
+            %error,
+            "the log cannot be read, and peers cannot be fed from there; stop the node, keep a copy of the data \
+             directory and run `polyarch verify` on it"
+        );
+    }
+
     fn read_file(&self, piece: &mut Piece, end: u64, salt: u32, leap: bool) -> Result<(), LogReadError> {
         let at = piece.next;
         let wanted = match leap {
@@ -274,7 +296,7 @@ impl<F: Files> LogReader<F> {
         let len = len.min(usize::try_from(end - at.offset).unwrap_or(usize::MAX));
         let mut bytes = vec![0; len];
         let name = segment_name(at.segment);
-        let read = self.files.open(&name).and_then(|file| file.read_at(&mut bytes, at.offset));
+        let read = self.files.open_to_read(&name).and_then(|file| file.read_at(&mut bytes, at.offset));
         match read {
             Ok(read) => bytes.truncate(read),
             Err(_) if self.published.lock().is_removed(at.segment) => return Err(LogReadError::Removed(at.segment)),
@@ -295,7 +317,7 @@ impl<F: Files> LogSource for LogReader<F> {
 
     fn read(&self, from: LogPosition, bytes_max: usize) -> Result<LogBatch, LogReadError> {
         let mut piece = Piece::new(from, bytes_max);
-        self.read_piece(&mut piece)?;
+        self.read_piece(&mut piece).inspect_err(|error| self.tell(piece.next, error))?;
         Ok(LogBatch {
             write_sets: piece.frames.into_iter().map(|(_, write_set)| write_set).collect(),
             next: piece.next,

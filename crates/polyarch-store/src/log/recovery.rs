@@ -1,4 +1,4 @@
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -32,19 +32,84 @@ pub struct Recovery {
     pub removed_segment: Option<u64>,
 }
 
-pub(super) fn open<F: Files>(
+/// A log that was read to its end, and not changed yet. The first half of [`Log::open`]: between
+/// the two others may say what they know of the log.
+pub(crate) struct Survey<F: Files> {
     files: F,
     config: LogConfig,
-    known_synced: Option<LogPosition>,
-) -> Result<(Log<F>, Recovery), LogError> {
-    let config = config.validated();
-    match outline(&files, known_synced)? {
-        Outline::Blank { file } => begin(files, config, file),
-        Outline::Segments { segments, salt, unborn } => {
-            let mut walk = Walk::new(files.clone(), segments, salt, unborn, known_synced, known_synced)?;
-            walk.leap_over_invalid(config.ends_late());
-            resume(files, config, walk, salt, unborn)
+    found: Found<F>,
+}
+
+enum Found<F: Files> {
+    /// No log yet; perhaps the file of segment 1.
+    Blank {
+        file_exists: bool,
+    },
+    Log {
+        walk: Box<Walk<F>>,
+        end: LogEnd,
+        salt: u32,
+        unborn: Option<u64>,
+    },
+}
+
+impl<F: Files> Survey<F> {
+    pub(crate) fn new(files: F, config: LogConfig, known_synced: Option<LogPosition>) -> Result<Self, LogError> {
+        let config = config.validated();
+        let found = match outline(&files, known_synced)? {
+            Outline::Blank { file } => Found::Blank { file_exists: file },
+            Outline::Segments { segments, salt, unborn } => {
+                let mut walk = Walk::new(files.clone(), segments, salt, unborn, known_synced, known_synced)?;
+                walk.leap_over_invalid(config.ends_late());
+                let end = loop {
+                    if let Step::End(end) = walk.step()? {
+                        break end;
+                    }
+                };
+                Found::Log { walk: Box::new(walk), end, salt, unborn }
+            }
+        };
+        Ok(Self { files, config, found })
+    }
+
+    /// Whether no segment is missing at the front, where the first may be at most `begins`.
+    pub(crate) fn check_begins(&self, begins: u64) -> Result<(), LogError> {
+        match &self.found {
+            Found::Blank { .. } if begins > 1 => {
+                let synced = LogPosition { segment: begins, offset: 0 };
+                Err(LogError::Lost { end: LogPosition::default(), synced })
+            }
+            Found::Blank { .. } => Ok(()),
+            Found::Log { walk, .. } => check_begins(walk.first_segment(), begins),
         }
+    }
+
+    /// Whether the log goes up to where something else knows it to have been synced.
+    pub(crate) fn check_reaches(&self, synced: LogPosition) -> Result<(), LogError> {
+        let end = match &self.found {
+            Found::Blank { .. } => LogPosition::default(),
+            Found::Log { end, .. } => end.at,
+        };
+        match synced > end {
+            true => Err(LogError::Lost { end, synced }),
+            false => Ok(()),
+        }
+    }
+
+    /// Mends the end, or begins a log, and opens it.
+    pub(crate) fn resume(self) -> Result<(Log<F>, Recovery), LogError> {
+        match self.found {
+            Found::Blank { file_exists } => begin(self.files, self.config, file_exists),
+            Found::Log { walk, end, salt, unborn } => resume(self.files, self.config, *walk, &end, salt, unborn),
+        }
+    }
+}
+
+/// Whether no segment is missing at the front of a log, whose first may be at most `begins`.
+pub(crate) fn check_begins(first: u64, begins: u64) -> Result<(), LogError> {
+    match first > begins {
+        true => Err(LogError::BeginsLate { first, begins }),
+        false => Ok(()),
     }
 }
 
@@ -62,7 +127,7 @@ fn begin<F: Files>(files: F, config: LogConfig, file_exists: bool) -> Result<(Lo
     let mut current = CurrentSegment { number: 1, file, allocated: len };
     // No sync can be left out by a seeded bug here: a log without its first header is another fault.
     current
-        .allocate(header.first.max(len), config.allocate_bytes)
+        .allocate(header.first.max(len), &config)
         .and_then(|()| current.file.write_at(&bytes, 0))
         .map_err(LogError::io("write", &name))?;
     write_zeros(&current.file, header.first, len).map_err(LogError::io("write", &name))?;
@@ -87,29 +152,26 @@ fn resume<F: Files>(
     files: F,
     config: LogConfig,
     mut walk: Walk<F>,
+    end: &LogEnd,
     salt: u32,
     unborn: Option<u64>,
 ) -> Result<(Log<F>, Recovery), LogError> {
-    let end = loop {
-        if let Step::End(end) = walk.step()? {
-            break end;
-        }
-    };
     if let Some(number) = unborn {
         remove_unborn(&files, number)?;
     }
     let name = segment_name(end.at.segment);
+    let file = files.open(&name).map_err(LogError::io("open", &name))?;
     let window = walk.window();
     let allocated = window.len();
     let discarded_bytes = window.last_byte_from(end.at.offset)? - end.at.offset;
     let rewritten_bytes = match config.leaves_out_recovery_sync() {
         true => 0,
-        false => secure(window, &name, &end)?,
+        false => secure(window, &file, &name, end)?,
     };
     files.sync_directory().map_err(LogError::io("sync the directory with", &name))?;
 
-    let file = files.open(&name).map_err(LogError::io("open", &name))?;
     let current = CurrentSegment { number: end.at.segment, file, allocated };
+    let unread = walk.passed_over().to_vec();
     let segments = walk.into_segments();
     let recovery = Recovery {
         first_segment: segments[0].number,
@@ -119,7 +181,8 @@ fn resume<F: Files>(
         discarded_bytes,
         removed_segment: unborn,
     };
-    Ok((assemble(files, config, current, &segments, end.at, end.link, salt), recovery))
+    let log = assemble(files, config, current, &segments, end.at, end.link, salt);
+    Ok((Log { unread, ..log }, recovery))
 }
 
 /// Its number comes again with the next segment, so it must be gone for good first.
@@ -131,7 +194,7 @@ fn remove_unborn<F: Files>(files: &F, number: u64) -> Result<(), LogError> {
 
 /// Makes the last segment on the disk equal to what was read of it up to the end, and zeros behind
 /// it, whatever the page cache claims; gives the number of bytes written once more.
-fn secure<L: LogFile>(window: &mut Window<L>, name: &str, end: &LogEnd) -> Result<u64, LogError> {
+fn secure<L: LogFile>(window: &mut Window<L>, file: &L, name: &str, end: &LogEnd) -> Result<u64, LogError> {
     let from = match end.synced.segment == end.at.segment {
         true => end.synced.offset,
         false => 0,
@@ -145,11 +208,11 @@ fn secure<L: LogFile>(window: &mut Window<L>, name: &str, end: &LogEnd) -> Resul
             let source = std::io::ErrorKind::UnexpectedEof.into();
             return Err(LogError::io("read", name)(source));
         }
-        window.file().write_at(&bytes, at).map_err(LogError::io("write", name))?;
+        file.write_at(&bytes, at).map_err(LogError::io("write", name))?;
         at += bytes.len() as u64;
     }
-    write_zeros(window.file(), end.at.offset, window.len()).map_err(LogError::io("write", name))?;
-    window.file().sync().map_err(LogError::io("sync", name))?;
+    write_zeros(file, end.at.offset, window.len()).map_err(LogError::io("write", name))?;
+    file.sync().map_err(LogError::io("sync", name))?;
     Ok(to.saturating_sub(from))
 }
 
@@ -182,6 +245,7 @@ fn assemble<F: Files>(
         segments: published_segments(segments, end),
         marks: Arc::new(segments.iter().map(mark).collect()),
         tail: Tail::default(),
+        damage_told: BTreeSet::new(),
         leap: config.ends_late(),
     };
     Log {
@@ -196,6 +260,7 @@ fn assemble<F: Files>(
         salt,
         unmarked_bytes: end.offset - last.first,
         poison: None,
+        unread: Vec::new(),
         published: Arc::new(Mutex::new(published)),
     }
 }

@@ -1,5 +1,6 @@
 //! The log on a simulated disk, and on a real one.
 
+mod check;
 mod crashes;
 mod hostile;
 mod life;
@@ -312,9 +313,48 @@ fn after_a_failed_sync_or_write_nothing_more_is_taken() {
 fn a_log_of_another_version_is_left_alone() {
     let disk = SimulatedDisk::new(1, 512);
     drop(open(&disk));
-    disk.damage("0000000001.log", |bytes| bytes[8] = 2);
+    disk.damage("0000000001.log", |bytes| {
+        bytes[8] = 2;
+        let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[..36]), &bytes[40..40 + usize::from(bytes[12])]);
+        bytes[36..40].copy_from_slice(&crc.to_le_bytes());
+    });
     let error = Log::open(disk, small_config(), None).unwrap_err();
     assert!(matches!(error, LogError::Version { version: 2, .. }), "{error}");
+}
+
+#[test]
+fn a_header_that_was_written_in_part_is_of_no_version() {
+    let disk = SimulatedDisk::new(1, 512);
+    let mut life = Life::open(&disk, small_config(), None).unwrap();
+    life.append_group(30, 100);
+    let end = life.log.sync().unwrap();
+    let next = format::segment_name(end.segment + 1);
+    let mut header = disk.contents(&format::segment_name(end.segment)).unwrap();
+    header.truncate(11);
+    header[8] = 9;
+    header.resize(1_000, 0);
+    disk.damage(&next, |bytes| bytes.clone_from(&header));
+    let inspected = LogInspection::new(disk.clone(), None).unwrap().last().unwrap().unwrap();
+    assert!(matches!(inspected, Inspected::End { unborn_segment: Some(number), .. } if number == end.segment + 1));
+    let life = life.reopen(None).unwrap();
+    assert_eq!((life.recovery.removed_segment, life.log.durable_end()), (Some(end.segment + 1), end));
+}
+
+#[test]
+fn a_small_segment_takes_no_more_room_than_it_may() {
+    let disk = SimulatedDisk::new(1, 512);
+    let config = LogConfig { segment_bytes: 10_000, ..LogConfig::default() };
+    let mut life = Life::open(&disk, config, None).unwrap();
+    for _ in 0..30 {
+        life.append_group(10, 100);
+        life.log.sync().unwrap();
+    }
+    let lengths: Vec<usize> = disk.list().unwrap().iter().map(|name| disk.contents(name).unwrap().len()).collect();
+    assert!(lengths.len() > 3 && lengths.iter().all(|length| *length == 10_000), "{lengths:?}");
+    // A frame that is longer than a segment has one of its own.
+    life.append(20_000).unwrap();
+    life.log.sync().unwrap();
+    life.check_all_reads();
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! frame to the first place that holds none, then on from there in search of anything that says
 //! that something else should be in that place.
 
+use std::io;
 use std::sync::Arc;
 
 use polyarch_protocol::{ChainHeads, LogPosition};
@@ -30,17 +31,13 @@ pub(crate) struct Window<L> {
 impl<L: LogFile> Window<L> {
     pub(crate) fn open<F: Files<File = L>>(files: &F, number: u64) -> Result<Self, LogError> {
         let name = segment_name(number);
-        let file = files.open(&name).map_err(LogError::io("open", &name))?;
+        let file = files.open_to_read(&name).map_err(LogError::io("open", &name))?;
         let len = file.len().map_err(LogError::io("find the length of", &name))?;
         Ok(Self { name, file, len, start: 0, buffer: Vec::new() })
     }
 
     pub(crate) fn len(&self) -> u64 {
         self.len
-    }
-
-    pub(crate) fn file(&self) -> &L {
-        &self.file
     }
 
     /// The bytes at `offset`, fewer where the file ends.
@@ -62,7 +59,7 @@ impl<L: LogFile> Window<L> {
     fn header(&mut self) -> Result<Result<SegmentHeader, HeaderError>, LogError> {
         let needed = match SegmentHeader::bytes_needed(self.bytes(0, SEGMENT_HEADER_BYTES)?) {
             Ok(needed) => needed,
-            Err(error) => return Ok(Err(error)),
+            Err(invalid) => return Ok(Err(HeaderError::Invalid(invalid))),
         };
         Ok(SegmentHeader::decode(self.bytes(0, needed)?))
     }
@@ -189,7 +186,7 @@ pub(crate) fn outline<F: Files>(files: &F, known_synced: Option<LogPosition>) ->
     let Some((&first, &last)) = numbers.first().zip(numbers.last()) else {
         return match known_synced {
             None => Ok(Outline::Blank { file: false }),
-            Some(synced) => Err(missing(synced.segment, checkpoint_says(synced))),
+            Some(synced) => Err(LogError::Lost { end: LogPosition::default(), synced }),
         };
     };
     let mut segments: Vec<Segment> = Vec::with_capacity(numbers.len());
@@ -233,7 +230,11 @@ pub(crate) fn outline<F: Files>(files: &F, known_synced: Option<LogPosition>) ->
 }
 
 fn segment_numbers<F: Files>(files: &F) -> Result<Vec<u64>, LogError> {
-    let names = files.list().map_err(LogError::io("list", "the log's directory"))?;
+    let names = match files.list() {
+        // A node that has joined and was never started has none yet.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        names => names.map_err(LogError::io("list", "the log's directory"))?,
+    };
     let mut numbers: Vec<u64> = names.iter().filter_map(|name| segment_number(name)).collect();
     numbers.sort_unstable();
     Ok(numbers)
@@ -278,6 +279,8 @@ pub(crate) struct Walk<F: Files> {
     /// Which of `segments` is walked, and whether its beginning was told.
     index: usize,
     told: bool,
+    /// The segment it began with.
+    began: usize,
     window: Window<F::File>,
     at: LogPosition,
     link: u32,
@@ -309,6 +312,7 @@ impl<F: Files> Walk<F> {
             known_synced,
             index,
             told: false,
+            began: index,
             window,
             at,
             link,
@@ -324,6 +328,15 @@ impl<F: Files> Walk<F> {
 
     pub(crate) fn window(&mut self) -> &mut Window<F::File> {
         &mut self.window
+    }
+
+    /// The segments before the one it began with, and that one.
+    pub(crate) fn passed_over(&self) -> &[Segment] {
+        &self.segments[..=self.began]
+    }
+
+    pub(crate) fn first_segment(&self) -> u64 {
+        self.segments[0].number
     }
 
     pub(crate) fn into_segments(self) -> Vec<Segment> {
@@ -400,7 +413,10 @@ impl<F: Files> Walk<F> {
     fn end(&mut self, found: Invalid) -> Result<LogEnd, LogError> {
         let end = LogEnd { at: self.at, link: self.link, synced: self.synced };
         if let Some(synced) = self.known_synced.filter(|synced| *synced > end.at) {
-            return Err(damaged(end.at, found, checkpoint_says(synced)));
+            return Err(match self.window.is_blank_from(end.at.offset)? && self.unborn.is_none() {
+                true => LogError::Lost { end: end.at, synced },
+                false => damaged(end.at, found, checkpoint_says(synced)),
+            });
         }
         if end.synced > end.at {
             let evidence = format!("an earlier frame says that the log was synced to {}", end.synced);
@@ -433,14 +449,14 @@ fn checkpoint_says(synced: LogPosition) -> String {
 }
 
 fn missing(segment: u64, evidence: String) -> LogError {
-    damaged(header_of(segment), Invalid("no such file"), evidence)
+    LogError::Damaged(Damage { file: segment_name(segment), position: header_of(segment), found: None, evidence })
 }
 
 fn damaged(position: LogPosition, found: Invalid, evidence: impl Into<String>) -> LogError {
     LogError::Damaged(Damage {
         file: segment_name(position.segment),
         position,
-        found: found.0.into(),
+        found: Some(found.0.into()),
         evidence: evidence.into(),
     })
 }

@@ -8,10 +8,12 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
+use crate::files::private_directory;
+
 use super::{SledConfig, SledState, StateError, StateOpener, StateStore};
 
 /// The state's place in a data directory.
-const STATE: &str = "state";
+pub(crate) const STATE: &str = "state";
 /// A file that a backend leaves beside its own when it met damage, so that the next open knows.
 const SUSPECT: &str = "DAMAGED";
 
@@ -72,7 +74,7 @@ impl<S: StateStore> StateDirectory<S> {
 
     /// Creates the directory so that it outlasts a power cut.
     fn create(&self, dir: &Path) -> io::Result<()> {
-        fs::create_dir_all(dir)?;
+        private_directory().recursive(true).create(dir)?;
         for dir in [dir, &self.data.join(STATE), &self.data] {
             File::open(dir)?.sync_all()?;
         }
@@ -157,10 +159,11 @@ pub fn watched<T: Send + 'static>(
 /// Turns a panic of `work` into an error. The caller sees to it that nothing is used again that a
 /// panic may have left half changed.
 pub(super) fn caught<T>(work: impl FnOnce() -> Result<T, StateError>) -> Result<T, StateError> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(StateError::Panicked(message(&*panic))))
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(StateError::Panicked(panic_message(&*panic))))
 }
 
-fn message(panic: &(dyn Any + Send)) -> String {
+/// What a panic said.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("without a message").chars().take(400).collect()
 }

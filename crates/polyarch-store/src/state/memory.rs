@@ -97,7 +97,7 @@ impl MemoryState {
 impl Images {
     fn count_write(&mut self) -> Result<(), StateError> {
         match &mut self.writes_left {
-            Some(0) => return Err(StateError::Stopped),
+            Some(0) => return Err(StateError::Stopped("it was told to".into())),
             Some(left) => *left -= 1,
             None => {}
         }

@@ -23,6 +23,7 @@ use polyarch_crdt::Record;
 use polyarch_protocol::{Digest, KeyspaceId, RecordKey};
 
 pub use checkpoint::Checkpoint;
+pub(crate) use directory::{STATE, panic_message};
 pub use directory::{StateDirectory, watched};
 pub use memory::{MemoryOpener, MemoryState, Rollback};
 pub use sled::{SledConfig, SledState};
@@ -138,9 +139,10 @@ pub enum StateError {
     /// The backend did not come back. A thread of it may be left running until the process ends.
     #[error("the state did not answer within {}", seconds(*.0))]
     Hung(Duration),
-    /// An earlier write failed. Reads go on, writes need a restart of the node.
-    #[error("the state takes no more writes since one failed; restart the node, the log has what is missing")]
-    Stopped,
+    /// It failed before, with what is said here: it takes no more writes, and what it reads from the
+    /// disk may fail too. The log has what is missing.
+    #[error("the state takes no more writes since it failed ({0}); look at the disk and restart the node")]
+    Stopped(String),
 }
 
 impl StateError {

@@ -14,6 +14,9 @@
 //!   reader would sync the half-written batch of a checkpoint. With a period that never ends none
 //!   does.
 //! - Handles can be sent to other threads but not shared, so they are lent from a pool.
+//! - A failed read, too, makes it refuse everything that is not in its memory, for good, and its lock on
+//!   the directory keeps a second handle from being opened: only a restart helps.
+//! - Its errors begin with where in its source they arose, which says nothing to an operator.
 //! - A failed flush may have marked what it did not write as clean: after an error nothing is
 //!   written any more. Nor are the handles then dropped, since the last one flushes, and aborts
 //!   the process when that fails.
@@ -24,6 +27,7 @@ use std::io;
 use std::mem;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -68,8 +72,8 @@ pub struct SledState {
     dir: PathBuf,
     // Taken by the drop alone.
     handles: Option<Handles>,
-    // A write failed, or something panicked: see the module's documentation.
-    stopped: AtomicBool,
+    // What failed first, a write, a read or a panic: see the module's documentation.
+    stopped: OnceLock<String>,
     panicked: AtomicBool,
 }
 
@@ -90,11 +94,11 @@ impl SledState {
             .cache_capacity_bytes(config.cache_bytes)
             .zstd_compression_level(1)
             .flush_every_ms(Some(NEVER_MS));
-        let db = sled.open().map_err(StateError::io("opened"))?;
+        let db = sled.open().map_err(failed("opened"))?;
         Ok(Self {
             dir: dir.to_path_buf(),
             handles: Some(Handles { db: Mutex::new(db), idle: Mutex::default() }),
-            stopped: AtomicBool::new(false),
+            stopped: OnceLock::new(),
             panicked: AtomicBool::new(false),
         })
     }
@@ -119,7 +123,13 @@ impl SledState {
     /// After an error sled itself takes no more writes, and the last handle's drop, which tries
     /// one, would abort the process. Damage, and a panic is taken for that, ends the state's life.
     fn note(&self, error: &StateError) {
-        self.stopped.store(true, Ordering::Release);
+        if self.stopped.set(error.to_string()).is_ok() {
+            tracing::error!(
+                directory = %self.dir.display(),
+                %error,
+                "the state failed and takes no more checkpoints until it is opened anew; the log has what is missing"
+            );
+        }
         self.panicked.fetch_or(matches!(error, StateError::Panicked(_)), Ordering::AcqRel);
         let is_damage = match error {
             StateError::Damaged(_) | StateError::Panicked(_) => true,
@@ -133,17 +143,17 @@ impl SledState {
 
     /// Writes; after a failure never again.
     fn write(&self, work: impl FnOnce(&Tree) -> Result<(), StateError>) -> Result<(), StateError> {
-        if self.stopped.load(Ordering::Acquire) {
-            return Err(StateError::Stopped);
+        match self.stopped.get() {
+            Some(cause) => Err(StateError::Stopped(cause.clone())),
+            None => self.with_tree(work),
         }
-        self.with_tree(work)
     }
 }
 
 impl StateStore for SledState {
     fn get(&self, key: &RecordKey) -> Result<Option<Record>, StateError> {
         self.with_tree(|tree| {
-            let value = tree.get(record_key(key)).map_err(StateError::io("read"))?;
+            let value = tree.get(record_key(key)).map_err(failed("read"))?;
             value.map(|value| decode_record(key, &value)).transpose()
         })
     }
@@ -153,7 +163,7 @@ impl StateStore for SledState {
         self.with_tree(|tree| {
             let mut found = Vec::new();
             for entry in tree.range::<InlineArray, _>((start, end)).take(limit) {
-                let (key, value) = entry.map_err(StateError::io("read"))?;
+                let (key, value) = entry.map_err(failed("read"))?;
                 let Some(key) = key.get(1..).filter(|key| range.reaches(key)) else {
                     break;
                 };
@@ -177,34 +187,34 @@ impl StateStore for SledState {
                         None => writes.remove(record_key(key)),
                     }
                 }
-                tree.apply_batch(writes).map_err(StateError::io("written"))?;
+                tree.apply_batch(writes).map_err(failed("written"))?;
             }
             let mut writes = Batch::default();
             writes.insert(METADATA_KEY, checkpoint.encode());
-            tree.apply_batch(writes).map_err(StateError::io("written"))
+            tree.apply_batch(writes).map_err(failed("written"))
         })
     }
 
     fn flush(&self) -> Result<(), StateError> {
-        self.write(|tree| tree.flush().map(drop).map_err(StateError::io("flushed")))
+        self.write(|tree| tree.flush().map(drop).map_err(failed("flushed")))
     }
 
     fn checkpoint(&self) -> Result<Option<Checkpoint>, StateError> {
         self.with_tree(|tree| {
-            let value = tree.get(METADATA_KEY).map_err(StateError::io("read"))?;
+            let value = tree.get(METADATA_KEY).map_err(failed("read"))?;
             value.map(|value| Checkpoint::decode(&value)).transpose()
         })
     }
 
     fn size(&self) -> Result<u64, StateError> {
-        self.handles().db.lock().size_on_disk().map_err(StateError::io("measured"))
+        self.handles().db.lock().size_on_disk().map_err(failed("measured"))
     }
 }
 
 impl Drop for SledState {
     fn drop(&mut self) {
         let handles = self.handles.take();
-        if self.stopped.load(Ordering::Acquire) {
+        if self.stopped.get().is_some() {
             // The last handle would flush, and abort the process when that fails.
             mem::forget(handles);
             return;
@@ -216,6 +226,18 @@ impl Drop for SledState {
         if let Err(error) = closed {
             tracing::error!(directory = %self.dir.display(), %error, "the state did not close");
         }
+    }
+}
+
+/// An error of sled's, without the places in its source that it went through.
+fn failed(doing: &'static str) -> impl FnOnce(io::Error) -> StateError {
+    move |error| {
+        let text = error.to_string();
+        let source = match text.rsplit_once(" -> ") {
+            Some((places, plain)) if places.contains(".rs:") => io::Error::new(error.kind(), plain),
+            _ => error,
+        };
+        StateError::Io { doing, source }
     }
 }
 
@@ -259,3 +281,20 @@ const _: () = {
     const fn shared<T: Send + Sync>() {}
     shared::<SledState>();
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_places_in_sleds_source_are_not_told() {
+        let said = |text: &str| failed("read")(io::Error::new(io::ErrorKind::InvalidData, text)).to_string();
+        assert_eq!(
+            said(
+                "sled:/home/u/.cargo/sled-1.0.0/src/heap.rs:875 -> sled:/home/u/.cargo/src/heap.rs:523 -> crc mismatch"
+            ),
+            "the state cannot be read: crc mismatch"
+        );
+        assert_eq!(said("a -> b"), "the state cannot be read: a -> b");
+    }
+}

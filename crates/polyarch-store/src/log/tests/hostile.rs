@@ -151,7 +151,7 @@ fn a_missing_segment_is_damage() {
     let (disk, _) = written(1);
     disk.lose(&segment_name(2));
     let error = Log::open(disk, small_config(), None).unwrap_err().to_string();
-    assert!(error.starts_with("0000000002.log is damaged at byte 0: found no such file"), "{error}");
+    assert!(error.starts_with("0000000002.log is missing, but 0000000003.log exists."), "{error}");
 }
 
 #[test]
@@ -166,11 +166,16 @@ fn a_lost_end_is_damage_when_the_checkpoint_knows_of_it() {
     // Nothing else can know of the last group.
     assert!(opened(&disk, None).is_ok());
     disk.lose(&last);
-    assert!(matches!(Log::open(disk.clone(), small_config(), Some(end)), Err(LogError::Damaged(_))));
+    let lost = Log::open(disk.clone(), small_config(), Some(end)).unwrap_err();
+    assert!(matches!(lost, LogError::Lost { synced, .. } if synced == end), "{lost}");
     for number in 1..end.segment {
         disk.lose(&segment_name(number));
     }
-    assert!(matches!(Log::open(disk.clone(), small_config(), Some(end)), Err(LogError::Damaged(_))));
+    let lost = Log::open(disk.clone(), small_config(), Some(end)).unwrap_err();
+    assert!(
+        lost.to_string().starts_with(&format!("the log ends at 0:0, but a checkpoint holds it up to {end}:")),
+        "{lost}"
+    );
     assert_eq!(opened(&disk, None), Ok(Vec::new()));
 }
 
@@ -215,6 +220,8 @@ fn a_reader_says_where_a_file_is_damaged() {
     let batch = reader.read(segments[0].start, usize::MAX).unwrap();
     assert!(!batch.write_sets.is_empty());
     assert!(reader.read(batch.next, 1).is_err());
+    let told = || life.log.published.lock().damage_told.iter().copied().collect::<Vec<_>>();
+    assert_eq!(told(), [at], "it is logged once");
     disk.lose(&segment_name(1));
     assert!(matches!(reader.read(segments[0].start, 1), Err(LogReadError::Damaged { .. })));
 }
