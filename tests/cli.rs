@@ -2,10 +2,17 @@
 
 mod support;
 
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::UdpSocket;
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::{Cluster, EQUAL_MAX};
+use support::{Cluster, EQUAL_MAX, Finished, START_MAX, STOP_MAX, command, eventually, finish};
+use tempfile::TempDir;
 
 #[test]
 fn every_command_does_what_its_help_says() {
@@ -18,6 +25,8 @@ fn every_command_does_what_its_help_says() {
     a_batch_is_all_or_nothing(&cluster);
     an_export_can_be_imported(&cluster);
     what_is_refused_says_so(&cluster);
+    what_cannot_be_printed_is_an_error_and_a_closed_pipe_is_none(&cluster);
+    an_import_that_is_interrupted_says_how_far_it_came(&cluster);
     a_cut_link_makes_siblings_and_healing_shows_them(&cluster);
     a_node_that_is_gone_is_shown_and_missed(&mut cluster);
     a_stopped_node_verifies_and_its_log_can_be_read(&mut cluster);
@@ -77,6 +86,10 @@ fn siblings_are_settled_with_a_context(cluster: &Cluster) {
     assert_eq!(settled.text(), "plums\napples and pears\n", "what the context did not name stays");
     cluster.polyarch(["put", "notes", "other", "v", "--context", context]).exits(3).says("context");
     cluster.polyarch(["put", "notes", "cart", "v", "--context", "???"]).exits(2).says("--context");
+    for nothing in ["", "null", "None"] {
+        let put = cluster.polyarch(["put", "notes", "cart", "v", "--context", nothing]).exits(2);
+        put.says(&format!("--context: `{nothing}` is no context")).says("--nothing-seen");
+    }
 }
 
 fn a_session_reads_its_own_write_anywhere(cluster: &Cluster) {
@@ -165,6 +178,11 @@ fn what_is_refused_says_so(cluster: &Cluster) {
     let as_app = ["keyspace", "create", "mine", "--kind", "mv", "--profile", app.to_str().unwrap()];
     cluster.polyarch(as_app).exits(3).says("`app` may not administer");
     cluster.polyarch(["get", "notes"]).exits(2).says("Usage: polyarch get");
+    cluster.polyarch(["get", "notes", ""]).exits(2).says("a key has at least one byte");
+    cluster
+        .polyarch_with_input(["import", "notes", "-"], b"{\"key\":\"\",\"value\":\"v\"}")
+        .exits(2)
+        .says("its key is empty");
     cluster.polyarch(["get", "notes", "k", "--profile", "no-such-file"]).exits(2).says("no-such-file");
     cluster.polyarch(["link", "cut", "2"]).exits(2).says("hint: the profile knows");
     cluster.polyarch(["link", "cut", "9", "--node", &cluster.address(1)]).exits(3).says("no other member 9");
@@ -176,6 +194,291 @@ fn what_is_refused_says_so(cluster: &Cluster) {
     let config = cluster.directory().join("node-1.toml");
     cluster.polyarch(["init", "--config", config.to_str().unwrap()]).exits(2).says("already holds server 1");
     cluster.polyarch(["serve", "--config", config.to_str().unwrap()]).exits(3).says("in use by another process");
+    let foreign = Cluster::prepare(1);
+    let profile = foreign.profile();
+    cluster
+        .polyarch(["get", "notes", "k", "--node", &cluster.address(1), "--profile", profile.to_str().unwrap()])
+        .exits(2)
+        .says("was not issued by the authority that is trusted here")
+        .says("hint: `ca` of the profile");
+}
+
+fn what_cannot_be_printed_is_an_error_and_a_closed_pipe_is_none(cluster: &Cluster) {
+    let node = format!("--node {}", cluster.address(1));
+    cluster.polyarch(["put", "settings", "printed", "v", "--node", &cluster.address(1)]).ok();
+    shell(cluster, &format!("polyarch export bulk {node} | head -n 1 >/dev/null; echo ok")).ok().keeps_silent();
+    // Where the system has no such device, there is no easy way to a write that fails.
+    if !Path::new("/dev/full").exists() {
+        return;
+    }
+    for line in [
+        "polyarch --help",
+        &format!("polyarch get settings printed {node}"),
+        &format!("polyarch scan settings {node}"),
+        &format!("polyarch export bulk {node}"),
+        &format!("polyarch status --json {node}"),
+        "polyarch demo",
+    ] {
+        let said = shell(cluster, &format!("{line} >/dev/full")).exits(2);
+        said.says("error: cannot write to standard output: ");
+    }
+    let put = shell(cluster, &format!("polyarch put settings unprinted v --json {node} >/dev/full")).exits(2);
+    put.says("error: the write is done: cannot write to standard output: ");
+    let read = cluster.polyarch(["get", "settings", "unprinted", "--node", &cluster.address(1)]).ok();
+    assert_eq!(read.text(), "v");
+}
+
+fn an_import_that_is_interrupted_says_how_far_it_came(cluster: &Cluster) {
+    for (signal, status) in [("INT", 130), ("TERM", 143)] {
+        let mut import = command();
+        import.env("POLYARCH_PROFILE", cluster.profile()).args(["import", "notes", "-", "--node", &cluster.address(1)]);
+        let import = import.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+        let mut import = import.expect("the binary can be started");
+        let mut input = import.stdin.take().expect("stdin is piped");
+        writeln!(input, "{}", json!({"key": format!("until-{signal}"), "value": "v"})).expect("it reads its input");
+        let key = format!("until-{signal}");
+        eventually("the record to be put", EQUAL_MAX, || {
+            (cluster.polyarch(["get", "notes", &key, "--node", &cluster.address(1)]).code == Some(0)).then_some(())
+        });
+        send(signal, import.id());
+        assert_eq!(code_of(&mut import), Some(status), "SIG{signal}");
+        let mut said = String::new();
+        import.stderr.take().expect("stderr is piped").read_to_string(&mut said).expect("it is text");
+        assert!(said.contains(&format!("the import stopped after 1 records were put: SIG{signal}")), "{said}");
+    }
+}
+
+#[test]
+fn two_nodes_lose_a_link_a_disk_and_each_other() {
+    let mut cluster = Cluster::prepare(2);
+    for server_id in [1, 2] {
+        cluster.node(server_id).found();
+        cluster.node(server_id).serve();
+    }
+    cluster.wait_until_linked(EQUAL_MAX);
+    a_status_names_the_node_that_answered(&cluster);
+    a_heal_waits_until_the_link_is_up_or_says_that_it_is_not(&cluster);
+    a_founder_that_lost_its_disk_founds_no_second_cluster(&mut cluster);
+    a_node_of_another_authority_is_not_joined(&cluster);
+}
+
+fn a_status_names_the_node_that_answered(cluster: &Cluster) {
+    let status = cluster.polyarch(["status", "--json"]).ok().json();
+    let server_id = u32::try_from(status["server_id"].as_u64().expect("a number")).expect("a server id");
+    assert_eq!(status["node"], json!(cluster.address(server_id)));
+    let text = cluster.polyarch(["status"]).ok().text();
+    assert!([1, 2].iter().any(|id| text.starts_with(&format!("node {id} at {}, ", cluster.address(*id)))), "{text}");
+}
+
+fn a_heal_waits_until_the_link_is_up_or_says_that_it_is_not(cluster: &Cluster) {
+    let (node_1, node_2) = (cluster.address(1), cluster.address(2));
+    let link = |verb: &str, peer: &str, node: &str, more: &[&str]| {
+        cluster.polyarch([&["link", verb, peer, "--node", node], more].concat()).ok()
+    };
+    let is_linked = |server_id| cluster.status(server_id).expect("it answers")["peers"][0]["linked"] == true;
+    link("cut", "2", &node_1, &[]);
+    assert!(!is_linked(1));
+    link("heal", "2", &node_1, &["--timeout", "30s"]).keeps_silent();
+    assert!(is_linked(1), "it is up when the command ends");
+    link("cut", "2", &node_1, &[]);
+    link("cut", "1", &node_2, &[]);
+    link("heal", "2", &node_1, &["--no-wait"]).keeps_silent();
+    link("heal", "2", &node_1, &["--timeout", "300ms"])
+        .says("note: the link to member 2 is healed at this end and not up");
+    link("heal", "1", &node_2, &["--timeout", "30s"]).keeps_silent();
+    assert!(is_linked(2));
+}
+
+fn a_founder_that_lost_its_disk_founds_no_second_cluster(cluster: &mut Cluster) {
+    cluster.node(1).kill();
+    fs::remove_dir_all(cluster.node(1).data_dir()).expect("nobody has it open");
+    let config = cluster.node(1).config();
+    let config = config.to_str().unwrap();
+    cluster.polyarch(["init", "--config", config]).exits(3).says("run `polyarch join` instead");
+    cluster.polyarch(["join", "--config", config]).ok();
+    cluster.node(1).serve();
+    cluster.wait_until_linked(EQUAL_MAX);
+}
+
+fn a_node_of_another_authority_is_not_joined(cluster: &Cluster) {
+    let mut foreign = Cluster::prepare(1);
+    let config = foreign.node(1).config();
+    let text =
+        fs::read_to_string(&config).unwrap().replace("peers = []", &format!("peers = [\"{}\"]", cluster.address(2)));
+    fs::write(&config, text).unwrap();
+    let join = foreign.polyarch(["join", "--config", config.to_str().unwrap()]).exits(2);
+    join.says("do not accept each other's certificates").says("hint: all nodes need the same `ca`");
+}
+
+#[test]
+fn a_first_founder_is_told_that_nobody_answered_and_a_port_in_use_is_named() {
+    let mut cluster = Cluster::prepare(2);
+    let config = cluster.node(1).config();
+    let config = config.to_str().unwrap();
+    let init = cluster.polyarch(["init", "--config", config]).ok();
+    init.says("note: of the configured peers nobody answered").says(&cluster.address(2));
+    let address = cluster.address(1);
+    let _taken = UdpSocket::bind(&address).expect("the cluster's ports are free");
+    let serve = cluster.polyarch(["serve", "--config", config]).exits(2);
+    serve.says(&format!("cannot use the address {address}: ")).says("hint: `listen`");
+}
+
+#[test]
+fn a_validity_beyond_what_there_can_be_is_refused_with_the_most() {
+    let directory = TempDir::new().unwrap();
+    let certs = |more: &[&str]| {
+        let mut command = command();
+        command.arg("certs").args(more).arg("--dir").arg(directory.path());
+        finish(command, b"")
+    };
+    certs(&["ca", "--cluster", "c", "--days", "4000000000"]).exits(2).says("may be from 1 to 29");
+    certs(&["ca", "--cluster", "c", "--days", "30"]).ok();
+    certs(&["node", "--server-id", "1", "--days", "31"]).exits(2).says("outlives the authority");
+    certs(&["node", "--server-id", "1", "--days", "30"]).ok();
+}
+
+#[test]
+fn the_demo_and_the_benchmark_leave_nothing_behind_but_what_they_are_told_to_keep() {
+    let parent = TempDir::with_prefix("polyarch-test-").unwrap();
+    a_demo_whose_reader_has_seen_enough_ends_in_silence(parent.path());
+    a_demo_waits_for_enter(parent.path());
+    a_demo_that_is_interrupted_has_the_signals_exit_status(parent.path());
+    a_benchmark_that_is_interrupted_has_the_signals_exit_status(parent.path());
+    a_demo_that_is_kept_can_be_played_with_as_it_says(parent.path());
+}
+
+fn a_demo_whose_reader_has_seen_enough_ends_in_silence(parent: &Path) {
+    let mut demo = begun(parent, &["demo"]);
+    let mut lines = lines_of(&mut demo);
+    let nodes: Vec<String> = [1, 2, 3].map(|id| line_with(&mut lines, &format!("  node {id} listens on "))).into();
+    drop(lines);
+    assert_eq!(code_of(&mut demo), Some(0));
+    let mut said = String::new();
+    demo.stderr.take().expect("stderr is piped").read_to_string(&mut said).expect("it is text");
+    assert_eq!(said, "");
+    nothing_is_left(parent);
+    for node in nodes {
+        let address = node.split_whitespace().nth(4).expect("the address follows").to_owned();
+        UdpSocket::bind(&address).unwrap_or_else(|error| panic!("{address} is still in use: {error}"));
+    }
+}
+
+fn a_demo_waits_for_enter(parent: &Path) {
+    let mut demo = command();
+    demo.args(["demo", "--pause"]).env("TMPDIR", parent);
+    let played = finish(demo, b"\n\n\n\n\n").ok();
+    assert_eq!(played.text().matches("[Enter]").count(), 5);
+    assert!(played.text().contains("What you saw"), "{}", played.text());
+    nothing_is_left(parent);
+}
+
+fn a_demo_that_is_interrupted_has_the_signals_exit_status(parent: &Path) {
+    for (signal, status) in [("INT", 130), ("TERM", 143)] {
+        let mut demo = begun(parent, &["demo", "--pause"]);
+        let mut lines = lines_of(&mut demo);
+        // The first act is over, and it waits for Enter, which nobody presses.
+        line_with(&mut lines, "  imported ");
+        send(signal, demo.id());
+        assert_eq!(code_of(&mut demo), Some(status), "SIG{signal}");
+        nothing_is_left(parent);
+    }
+}
+
+fn a_benchmark_that_is_interrupted_has_the_signals_exit_status(parent: &Path) {
+    let mut bench = begun(parent, &["bench", "--clients", "1", "--seconds", "600"]);
+    eventually("its directory, which it makes once it listens for signals", START_MAX, || {
+        (entries(parent) > 0).then_some(())
+    });
+    send("TERM", bench.id());
+    assert_eq!(code_of(&mut bench), Some(143));
+    nothing_is_left(parent);
+}
+
+fn a_demo_that_is_kept_can_be_played_with_as_it_says(parent: &Path) {
+    let mut demo = command();
+    demo.args(["demo", "--keep"]).env("TMPDIR", parent);
+    let told = finish(demo, b"").ok().text();
+    let (_, told) = told.split_once("To play:\n").expect("it says how to go on");
+    let (play, end) = told.split_once("To end it:\n").expect("it says how to end it");
+    let end = EndOfPlay(end.to_owned());
+    let played = run_shell(&format!("set -e\n{play}"), &[]).ok().text();
+    assert!(played.contains("all 3 that answered are equal"), "{played}");
+    assert!(played.contains("\"context\":"), "{played}");
+    let profile = play.lines().find_map(|line| line.strip_prefix("export POLYARCH_PROFILE=")).expect("it names one");
+    eventually("the healed link to bring what node 3 wrote", EQUAL_MAX, || {
+        let get = run_shell(&format!("POLYARCH_PROFILE={profile} polyarch get types image/png"), &[]);
+        (get.text() == "written at node 3").then_some(())
+    });
+    drop(end);
+    nothing_is_left(parent);
+}
+
+/// Ends what a demo left running, as it said.
+struct EndOfPlay(String);
+
+impl Drop for EndOfPlay {
+    fn drop(&mut self) {
+        let ended = run_shell(&self.0, &[]);
+        assert!(std::thread::panicking() || ended.code == Some(0), "{ended:?}");
+    }
+}
+
+/// The binary with its files for the time being in `parent`.
+fn begun(parent: &Path, arguments: &[&str]) -> Child {
+    let mut command = command();
+    command.args(arguments).env("TMPDIR", parent);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().expect("the binary can be started")
+}
+
+fn lines_of(child: &mut Child) -> BufReader<ChildStdout> {
+    BufReader::new(child.stdout.take().expect("stdout is piped"))
+}
+
+/// The next line that begins so.
+fn line_with(lines: &mut BufReader<ChildStdout>, beginning: &str) -> String {
+    let mut line = String::new();
+    while !line.starts_with(beginning) {
+        line.clear();
+        let read = lines.read_line(&mut line).expect("it prints text");
+        assert!(read > 0, "it ended without a line that begins with `{beginning}`");
+    }
+    line
+}
+
+fn code_of(child: &mut Child) -> Option<i32> {
+    eventually("the command to end", STOP_MAX, || child.try_wait().expect("a child can be waited for")).code()
+}
+
+fn send(signal: &str, pid: u32) {
+    let sent = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status();
+    assert!(sent.expect("every Unix has kill").success(), "kill -{signal} {pid}");
+}
+
+fn entries(directory: &Path) -> usize {
+    fs::read_dir(directory).expect("it is there").count()
+}
+
+#[track_caller]
+fn nothing_is_left(directory: &Path) {
+    assert_eq!(entries(directory), 0, "{:?}", fs::read_dir(directory).unwrap().collect::<Vec<_>>());
+}
+
+/// Runs a script in which `polyarch` is the binary, and the client is the cluster's.
+fn shell(cluster: &Cluster, script: &str) -> Finished {
+    run_shell(
+        script,
+        &[("POLYARCH_PROFILE", cluster.profile().as_os_str()), ("TMPDIR", cluster.directory().as_os_str())],
+    )
+}
+
+fn run_shell(script: &str, environment: &[(&str, &OsStr)]) -> Finished {
+    let binaries = Path::new(env!("CARGO_BIN_EXE_polyarch")).parent().expect("it is in a directory");
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script]).env_remove("POLYARCH_PROFILE").env_remove("RUST_LOG").env_remove("NO_COLOR");
+    shell.env("PATH", format!("{}:{path}", binaries.display())).envs(environment.iter().copied());
+    finish(shell, b"")
 }
 
 fn a_cut_link_makes_siblings_and_healing_shows_them(cluster: &Cluster) {

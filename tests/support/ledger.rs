@@ -4,6 +4,7 @@
 //! whose context named it. A write that was not acknowledged may or may not have happened.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 use polyarch_client::{Client, Dot};
 
@@ -24,12 +25,21 @@ pub(crate) struct Write {
     pub(crate) shown: Vec<Dot>,
     /// Its GTID, when it was acknowledged and wrote anything.
     pub(crate) gtid: Option<Dot>,
+    /// When it was acknowledged.
+    pub(crate) acked_at: Option<Instant>,
 }
 
 impl Ledger {
     /// The node said that it was done.
     pub(crate) fn acked(&mut self, write: Write) {
-        self.acked.push(write);
+        self.acked.push(Write { acked_at: Some(Instant::now()), ..write });
+    }
+
+    /// Takes out the acknowledged writes that are in no `applied`-set, the last GTID of each origin: to the others it is
+    /// as if they had never been.
+    pub(crate) fn take_lost(&mut self, applied: &[Dot]) -> Vec<Write> {
+        let is_lost = |gtid: Dot| !applied.iter().any(|last| last.origin == gtid.origin && gtid.seq <= last.seq);
+        self.acked.extract_if(.., |write| write.gtid.is_some_and(is_lost)).collect()
     }
 
     /// Nobody knows whether it was done.
@@ -66,9 +76,6 @@ impl Ledger {
     pub(crate) fn compare(&self, shown: &BTreeMap<String, BTreeMap<Dot, String>>) -> Vec<String> {
         let mut breaches = Vec::new();
         let nothing = BTreeMap::new();
-        let named = |writes: &[Write]| -> BTreeSet<(String, Dot)> {
-            writes.iter().flat_map(|w| w.shown.iter().map(|gtid| (w.key.clone(), *gtid))).collect()
-        };
         let (surely_gone, perhaps_gone) = (named(&self.acked), named(&self.unknown));
         let mut expected: BTreeMap<Dot, &Write> = BTreeMap::new();
         for write in &self.acked {
@@ -76,7 +83,7 @@ impl Ledger {
             if let Some(other) = expected.insert(gtid, write) {
                 breaches.push(format!("{gtid} was given to two writes: {other:?} and {write:?}"));
             }
-            let place = (write.key.clone(), gtid);
+            let place = (write.key.as_str(), gtid);
             match shown.get(&write.key).unwrap_or(&nothing).get(&gtid) {
                 Some(_) if surely_gone.contains(&place) => breaches.push(format!("{write:?} was replaced and is back")),
                 Some(found) if found != value => breaches.push(format!("{write:?} is shown as {found:?}")),
@@ -97,4 +104,9 @@ impl Ledger {
         }
         breaches
     }
+}
+
+/// What writes have replaced.
+fn named(writes: &[Write]) -> BTreeSet<(&str, Dot)> {
+    writes.iter().flat_map(|write| write.shown.iter().map(|gtid| (write.key.as_str(), *gtid))).collect()
 }

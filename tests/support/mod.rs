@@ -163,7 +163,9 @@ impl Cluster {
             last = server_ids.iter().map(|server_id| self.status(*server_id)).collect();
             let statuses: Vec<Value> = last.iter().flatten().cloned().collect();
             let is_equal = statuses.windows(2).all(|pair| pair[0]["applied"] == pair[1]["applied"]);
-            (statuses.len() == server_ids.len() && is_equal).then_some(statuses)
+            // A node does not know its digest while more is staged than it says is applied.
+            let is_known = statuses.iter().all(|status| status["digest"] != "");
+            (statuses.len() == server_ids.len() && is_equal && is_known).then_some(statuses)
         });
         let Some(equal) = equal else {
             panic!("nodes {server_ids:?} are not equal within {within:?}: {last:#?}");
@@ -190,12 +192,13 @@ impl Cluster {
 
     /// Takes the links between a node and all others down, at both ends: it is alone with its clients.
     pub(crate) fn isolate(&self, server_id: u32) {
-        self.on_links_of(server_id, "cut");
+        self.on_links_of(server_id, &["cut"]);
     }
 
     /// Lets the links of a node come up again.
     pub(crate) fn heal(&self, server_id: u32) {
-        self.on_links_of(server_id, "heal");
+        // The first end of a link that is healed would wait for the other.
+        self.on_links_of(server_id, &["heal", "--no-wait"]);
     }
 
     /// Stops all nodes that run, in order.
@@ -221,10 +224,11 @@ impl Cluster {
         }
     }
 
-    fn on_links_of(&self, server_id: u32, verb: &str) {
+    fn on_links_of(&self, server_id: u32, verb: &[&str]) {
         for other in self.server_ids().into_iter().filter(|other| *other != server_id) {
             for (at, peer) in [(server_id, other), (other, server_id)] {
-                self.polyarch(["link", verb, &peer.to_string(), "--node", &self.address(at)]).ok();
+                let (peer, node) = (peer.to_string(), self.address(at));
+                self.polyarch([&["link"], verb, &[peer.as_str(), "--node", node.as_str()]].concat()).ok();
             }
         }
     }
@@ -391,6 +395,13 @@ impl Finished {
         self
     }
 
+    /// It complained about nothing.
+    #[track_caller]
+    pub(crate) fn keeps_silent(self) -> Self {
+        assert_eq!(self.stderr, "", "{}", self.command);
+        self
+    }
+
     /// What it printed, as text.
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.stdout).into_owned()
@@ -435,13 +446,14 @@ fn poll<T>(within: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
 }
 
 /// The binary, without anything of the environment that would change what it does.
-fn command() -> Command {
+pub(crate) fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_polyarch"));
     command.env_remove("POLYARCH_PROFILE").env_remove("RUST_LOG").env_remove("NO_COLOR");
     command
 }
 
-fn finish(mut command: Command, input: &[u8]) -> Finished {
+/// Runs a command to its end, with bytes on standard input.
+pub(crate) fn finish(mut command: Command, input: &[u8]) -> Finished {
     let shown = format!("{command:?}");
     let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = spawned.expect("the binary can be started");

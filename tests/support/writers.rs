@@ -64,7 +64,7 @@ async fn work(client: Client, keyspace: &'static str, name: String, mut rng: Rng
         let supersede = read.as_ref().map_or(Supersede::Nothing, |r| r.shown());
         let deletes = read.is_some() && rng.below(10) < 2;
         let value = (!deletes).then(|| format!("{name}#{count}"));
-        let mut write = Write { key, value, shown, gtid: None };
+        let mut write = Write { key, value, shown, gtid: None, acked_at: None };
         let done = match &write.value {
             Some(value) => client.put_with(keyspace, &write.key, value.clone(), supersede).await,
             None => client.delete_with(keyspace, &write.key, supersede).await,

@@ -25,7 +25,9 @@ use crate::logging;
 Try it on this machine:
   polyarch certs dev    writes all files of a cluster and prints the commands that start it
 
-Exit status: 0 done, 1 not found, 2 usage, 3 refused by the node, 4 not reachable or timed out.")]
+Exit status: 0 done, 1 not found, 2 usage or a fault of this machine, 3 refused by the node,
+4 not reachable or timed out, 130 or 143 ended by Ctrl-C or SIGTERM. A reader that closes the output early, \
+as `head` does, ends a command with 0.")]
 pub(crate) struct Arguments {
     #[command(flatten)]
     connection: ConnectionArguments,
@@ -146,12 +148,22 @@ mod tests {
             "polyarch --profile p --timeout 5s status --node 127.0.0.1:7401",
             "polyarch link cut 2 --node 127.0.0.1:7401",
             "polyarch link heal 2 --node 127.0.0.1:7401",
+            "polyarch link heal 2 --no-wait --node 127.0.0.1:7401",
             "polyarch verify d --json",
             "polyarch log dump d --json --from 1:48 --limit 2",
         ] {
             if let Err(error) = parse(line) {
                 panic!("{line}: {error}");
             }
+        }
+    }
+
+    #[test]
+    fn an_empty_key_is_refused_as_usage() {
+        for line in [&["get", "k", ""][..], &["put", "k", "", "v"], &["delete", "k", ""]] {
+            let error = Arguments::try_parse_from([&["polyarch"], line].concat()).unwrap_err();
+            assert_eq!((error.kind(), error.exit_code()), (ErrorKind::ValueValidation, 2));
+            assert!(error.to_string().contains("a key has at least one byte"), "{error}");
         }
     }
 
@@ -168,6 +180,9 @@ mod tests {
             ("polyarch keyspace create k", ErrorKind::MissingRequiredArgument),
             ("polyarch log dump d --from 1", ErrorKind::ValueValidation),
             ("polyarch get k a --timeout 0", ErrorKind::ValueValidation),
+            ("polyarch certs ca --cluster c --days 0", ErrorKind::ValueValidation),
+            ("polyarch certs ca --cluster c --days -5", ErrorKind::ValueValidation),
+            ("polyarch certs ca --cluster c --days 4294967296", ErrorKind::ValueValidation),
         ] {
             let error = parse(line).unwrap_err();
             assert_eq!(error.kind(), kind, "{line}");

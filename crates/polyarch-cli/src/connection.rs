@@ -36,6 +36,8 @@ pub(crate) struct Connection {
     pub(crate) nodes: Vec<NodeAddress>,
     /// Whether one was picked.
     pub(crate) is_picked: bool,
+    /// How long each call may take.
+    pub(crate) timeout: Duration,
 }
 
 /// The session that a command goes on with.
@@ -54,8 +56,8 @@ impl ConnectionArguments {
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::system("start", &error))?;
         let ended = runtime.block_on(async {
-            let nodes = profile.nodes.clone();
-            let connection = Connection { client: Client::connect(profile)?, nodes, is_picked };
+            let (nodes, timeout) = (profile.nodes.clone(), Duration::from_millis(profile.timeout_ms));
+            let connection = Connection { client: Client::connect(profile)?, nodes, is_picked, timeout };
             let ended = work(&connection).await;
             // The nodes are told at once. To wait until they have heard it takes longer than most commands, and one
             // that has not finds out by its idle time-out.

@@ -6,10 +6,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use polyarch_node::{ConfigError, StartError};
-use polyarch_store::{DumpError, OpenError, VerifyError};
+use polyarch_store::log::LogError;
+use polyarch_store::{DumpError, LockError, OpenError, VerifyError};
 use polyarch_transport::CredentialsError;
 use polyarch_transport::certs::IssueError;
 
+use crate::signals::StopSignal;
 use crate::terminal;
 
 /// Why a command ends otherwise than by doing what it was told.
@@ -30,6 +32,10 @@ pub(crate) enum Status {
     Usage = 2,
     Refused = 3,
     Unreachable = 4,
+    // What shells say of a process that the signal ended: 128 and its number.
+    HungUp = 129,
+    Interrupted = 130,
+    Terminated = 143,
 }
 
 impl Failure {
@@ -38,7 +44,7 @@ impl Failure {
         Self::new(Status::NotFound, message)
     }
 
-    /// What the user gave is of no use: arguments, input, configuration.
+    /// What the user gave is of no use: arguments, input, configuration; or this machine does not take part.
     pub(crate) fn usage(message: impl Display) -> Self {
         Self::new(Status::Usage, message)
     }
@@ -60,7 +66,17 @@ impl Failure {
 
     /// The machine refuses what every process needs.
     pub(crate) fn system(what: &str, error: &io::Error) -> Self {
-        Self::refused(format_args!("cannot {what}: {error}"))
+        Self::usage(format_args!("cannot {what}: {error}"))
+    }
+
+    /// It was told to end before it was done.
+    pub(crate) fn stopped(signal: StopSignal, message: impl Display) -> Self {
+        let status = match signal {
+            StopSignal::HangUp => Status::HungUp,
+            StopSignal::Interrupt => Status::Interrupted,
+            StopSignal::Terminate => Status::Terminated,
+        };
+        Self::new(status, message)
     }
 
     /// Says besides what to do.
@@ -103,7 +119,7 @@ impl Failure {
 
 impl From<polyarch_client::Error> for Failure {
     fn from(error: polyarch_client::Error) -> Self {
-        use polyarch_client::{Error, Refusal};
+        use polyarch_client::{Error, Obstacle, Refusal};
         match &error {
             // Only the client's half of the table in the crate's documentation: what became of a write decides.
             _ if error.is_outcome_unknown() => Self::unreachable(&error),
@@ -111,8 +127,15 @@ impl From<polyarch_client::Error> for Failure {
                 Self::refused(&error).hint("`polyarch status` shows the node's links to other members")
             }
             Error::Refused(_) => Self::refused(&error),
-            Error::Unreachable { .. } => Self::unreachable(&error)
-                .hint("is a node running at the profile's addresses? `polyarch serve` starts one"),
+            Error::Unreachable { .. } => match error.obstacle() {
+                Some(Obstacle::NotTrusted) => Self::usage(&error).hint(
+                    "`ca` of the profile must be the authority of these nodes; `polyarch certs show FILE` says whose a certificate is",
+                ),
+                Some(Obstacle::Refused) => Self::refused(&error)
+                    .hint("the node's log says why; compare the clocks, and `polyarch certs show FILE` on both sides"),
+                _ => Self::unreachable(&error)
+                    .hint("is a node running at the profile's addresses? `polyarch serve` starts one"),
+            },
             Error::Profile(polyarch_client::ProfileError::NotSet) => Self::usage(&error)
                 .hint("name one with --profile FILE; `polyarch certs dev` writes one for a cluster on this machine"),
             _ if error.is_setup() => Self::usage(&error),
@@ -142,10 +165,15 @@ impl From<StartError> for Failure {
             StartError::Credentials(_)
             | StartError::NotANode { .. }
             | StartError::NotFounded { .. }
+            | StartError::IdentityMissing { .. }
             | StartError::WrongIdentity { .. }
             | StartError::NotVacant { .. }
             | StartError::Identity { .. }
             | StartError::NoPeers => Self::usage(&error),
+            StartError::NoMemberTrusted { .. } => Self::usage(&error)
+                .hint("all nodes need the same `ca`; `polyarch certs show FILE` says whose a certificate is"),
+            StartError::Bind(_) => Self::usage(&error)
+                .hint("`listen` in the configuration must be an address of this machine that no other process has"),
             StartError::NoMemberAnswers { .. } => {
                 Self::unreachable(&error).hint("start a member with `polyarch serve`, then join again")
             }
@@ -178,7 +206,8 @@ impl From<VerifyError> for Failure {
     fn from(error: VerifyError) -> Self {
         match &error {
             VerifyError::Directory { .. } => Self::usage(&error).hint("give the `data_dir` of a node's configuration"),
-            _ => Self::refused(&error),
+            VerifyError::Locked(LockError::InUse(_)) => Self::refused(&error),
+            _ => Self::usage(&error),
         }
     }
 }
@@ -187,6 +216,7 @@ impl From<DumpError> for Failure {
     fn from(error: DumpError) -> Self {
         match error {
             DumpError::Directory(error) => error.into(),
+            DumpError::Log(LogError::Io { .. }) => Self::usage(error),
             other => Self::refused(other),
         }
     }
@@ -198,7 +228,7 @@ fn one_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use polyarch_client::{Error, ProfileError, Refusal, Tried};
+    use polyarch_client::{Error, Obstacle, ProfileError, Refusal, Tried};
 
     use super::*;
 
@@ -208,12 +238,17 @@ mod tests {
 
     #[test]
     fn each_kind_of_client_error_has_its_exit_status() {
-        let tried = vec![Tried { node: address(), reason: "gone".to_owned() }];
+        let unreachable = |obstacle| {
+            let tried = vec![Tried { node: address(), reason: "so".to_owned(), obstacle }];
+            Error::Unreachable { tried }
+        };
         let cases = [
             (Error::Refused(Refusal::KeyEmpty), Status::Refused),
             (Error::Refused(Refusal::UnknownKeyspace("k".to_owned())), Status::Refused),
             (Error::Refused(Refusal::StorageFailed("disk".to_owned())), Status::Unreachable),
-            (Error::Unreachable { tried }, Status::Unreachable),
+            (unreachable(Obstacle::NoAnswer), Status::Unreachable),
+            (unreachable(Obstacle::NotTrusted), Status::Usage),
+            (unreachable(Obstacle::Refused), Status::Refused),
             (Error::TimedOut { node: address(), after: std::time::Duration::from_secs(5) }, Status::Unreachable),
             (Error::OutcomeUnknown { node: address(), cause: "lost".to_owned() }, Status::Unreachable),
             (Error::Protocol { node: address(), cause: "noise".to_owned() }, Status::Unreachable),
@@ -229,6 +264,13 @@ mod tests {
     fn a_message_is_one_line_whatever_the_cause_said() {
         let failure = Failure::usage("TOML error\n  |\n1 | x\n\n");
         assert!(matches!(&failure, Failure::Said { message, .. } if message == "TOML error | 1 | x"), "{failure:?}");
+    }
+
+    #[test]
+    fn a_signal_has_the_exit_status_that_shells_give_it() {
+        use StopSignal::{HangUp, Interrupt, Terminate};
+        let status = |signal| Failure::stopped(signal, "ended").status() as u8;
+        assert_eq!([HangUp, Interrupt, Terminate].map(status), [129, 130, 143]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Every object that `--json` prints, and the lines that `batch` and `import` read.
+//! Every object that `--json` prints, and, in `input`, the lines that `batch` and `import` read.
 //!
 //! - Keys and values are bytes. Those that are UTF-8 are printed as `"key"` and `"value"`, others in base64 as
 //!   `"key_base64"` and `"value_base64"`; the same holds for what is read.
@@ -6,18 +6,18 @@
 //! - `"gtid"` is a write set's identity, as in `3-9f2c01ab:42`; `"hlc"` its stamp, as in `1764950400000.3`: Unix
 //!   milliseconds and a counter.
 
+mod input;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use bytes::Bytes;
-use polyarch_client::{
-    Dot, KeyspaceView, NodeAddress, Record, SealedContext, SiblingView, StatusView, Supersede, Written,
-};
+use polyarch_client::{Dot, KeyspaceView, NodeAddress, Record, SiblingView, StatusView, Written};
 use polyarch_node::NodeIdentity;
 use polyarch_protocol::catalog::SystemRecord;
 use polyarch_protocol::{Change, Dependencies, Effect, KeyspaceId, WriteSet};
 use polyarch_store::{LogEntry, VerifyReport};
-use serde::de::IgnoredAny;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+
+pub(crate) use input::{BatchChange, ImportRecord, supersede};
 
 /// `"key"`, or `"key_base64"` if it is not UTF-8.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -129,149 +129,6 @@ impl From<&Written> for WrittenObject {
     }
 }
 
-/// A line of `batch`.
-#[derive(Debug, Deserialize)]
-#[serde(tag = "op", rename_all = "lowercase", deny_unknown_fields)]
-enum BatchLine {
-    Put {
-        keyspace: String,
-        key: Option<String>,
-        key_base64: Option<String>,
-        value: Option<String>,
-        value_base64: Option<String>,
-        context: Option<String>,
-        #[serde(default)]
-        nothing_seen: bool,
-    },
-    Delete {
-        keyspace: String,
-        key: Option<String>,
-        key_base64: Option<String>,
-        context: Option<String>,
-    },
-}
-
-/// A change of a batch.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct BatchChange {
-    pub(crate) keyspace: String,
-    pub(crate) key: Vec<u8>,
-    /// `None` deletes.
-    pub(crate) value: Option<Vec<u8>>,
-    pub(crate) supersede: Supersede,
-}
-
-impl BatchChange {
-    /// Reads a line of `batch`; the error says what is wrong with it.
-    pub(crate) fn parse(line: &[u8]) -> Result<Self, String> {
-        match serde_json::from_slice(line).map_err(|error| json_problem(&error))? {
-            BatchLine::Put { keyspace, key, key_base64, value, value_base64, context, nothing_seen } => Ok(Self {
-                keyspace,
-                key: bytes_of("key", key, key_base64)?,
-                value: Some(bytes_of("value", value, value_base64)?),
-                supersede: supersede(context.as_deref(), nothing_seen)?,
-            }),
-            BatchLine::Delete { keyspace, key, key_base64, context } => Ok(Self {
-                keyspace,
-                key: bytes_of("key", key, key_base64)?,
-                value: None,
-                supersede: supersede(context.as_deref(), false)?,
-            }),
-        }
-    }
-}
-
-/// A line of `import`: a value, or siblings as `export` writes them.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ImportLine {
-    key: Option<String>,
-    key_base64: Option<String>,
-    value: Option<String>,
-    value_base64: Option<String>,
-    siblings: Option<Vec<ImportSibling>>,
-    // What reads print besides has no meaning in another place or at another time.
-    #[serde(rename = "context")]
-    _context: Option<IgnoredAny>,
-    #[serde(rename = "token")]
-    _token: Option<IgnoredAny>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ImportSibling {
-    value: Option<String>,
-    value_base64: Option<String>,
-    #[serde(rename = "gtid")]
-    _gtid: Option<IgnoredAny>,
-    #[serde(rename = "hlc")]
-    _hlc: Option<IgnoredAny>,
-    #[serde(rename = "server_id")]
-    _server_id: Option<IgnoredAny>,
-}
-
-/// A record to import.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct ImportRecord {
-    pub(crate) key: Bytes,
-    /// At least one.
-    pub(crate) values: Vec<Bytes>,
-}
-
-impl ImportRecord {
-    /// Reads a line of `import`; the error says what is wrong with it.
-    pub(crate) fn parse(line: &[u8]) -> Result<Self, String> {
-        let line: ImportLine = serde_json::from_slice(line).map_err(|error| json_problem(&error))?;
-        let key = bytes_of("key", line.key, line.key_base64)?.into();
-        let values = match line.siblings {
-            None => vec![bytes_of("value", line.value, line.value_base64)?.into()],
-            Some(_) if line.value.is_some() || line.value_base64.is_some() => {
-                return Err("it has both a value and siblings".to_owned());
-            }
-            Some(siblings) if siblings.is_empty() => {
-                return Err("it has no siblings, so there is nothing to put".to_owned());
-            }
-            Some(siblings) => {
-                let values = siblings.into_iter().map(|s| bytes_of("value", s.value, s.value_base64).map(Bytes::from));
-                values.collect::<Result<_, _>>()?
-            }
-        };
-        Ok(Self { key, values })
-    }
-}
-
-fn bytes_of(field: &str, text: Option<String>, base64: Option<String>) -> Result<Vec<u8>, String> {
-    match (text, base64) {
-        (Some(text), None) => Ok(text.into_bytes()),
-        (None, Some(base64)) => BASE64.decode(base64).map_err(|error| format!("{field}_base64: {error}")),
-        (None, None) => Err(format!("it has no `{field}`")),
-        (Some(_), Some(_)) => Err(format!("it has both `{field}` and `{field}_base64`")),
-    }
-}
-
-/// What a write replaces: what a context names, nothing, or, if nothing is said, all that the node holds.
-pub(crate) fn supersede(context: Option<&str>, nothing_seen: bool) -> Result<Supersede, String> {
-    match (context, nothing_seen) {
-        (None, false) => Ok(Supersede::Held),
-        (None, true) => Ok(Supersede::Nothing),
-        (Some(context), false) => match BASE64.decode(context) {
-            Ok(bytes) => Ok(Supersede::Shown(SealedContext::from_bytes(bytes))),
-            Err(_) => Err("this is no context; pass the \"context\" that a read of the key printed".to_owned()),
-        },
-        (Some(_), true) => Err("it has both a context and `nothing_seen`".to_owned()),
-    }
-}
-
-/// serde_json counts lines and columns within a line of ours.
-fn json_problem(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    match text.rsplit_once(" at line ") {
-        Some((problem, _)) if error.column() > 0 => format!("column {}: {problem}", error.column()),
-        Some((problem, _)) => problem.to_owned(),
-        None => text,
-    }
-}
-
 /// Each line of `keyspace list`: `{"name", "kind", "id", "by_name"}`.
 #[derive(Debug, Serialize)]
 pub(crate) struct KeyspaceObject<'a> {
@@ -291,9 +148,8 @@ impl<'a> From<&'a KeyspaceView> for KeyspaceObject<'a> {
 /// `status`; with `--all`, one for each node.
 #[derive(Debug, Serialize)]
 pub(crate) struct StatusObject<'a> {
-    /// The address that was asked, if one was named.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    node: Option<&'a str>,
+    /// The address of the node that answered, as it was dialled.
+    node: &'a str,
     cluster_id: &'a str,
     server_id: u32,
     version: &'a str,
@@ -342,7 +198,7 @@ pub(crate) struct NoStatusObject<'a> {
 }
 
 impl<'a> StatusObject<'a> {
-    pub(crate) fn of(node: Option<&'a NodeAddress>, status: &'a StatusView) -> Self {
+    pub(crate) fn of(node: &'a NodeAddress, status: &'a StatusView) -> Self {
         let counters = &status.counters;
         let peer = |peer: &'a polyarch_client::PeerView| PeerObject {
             server_id: peer.server_id,
@@ -355,7 +211,7 @@ impl<'a> StatusObject<'a> {
             clock_offset_ms: peer.clock_offset_ms,
         };
         Self {
-            node: node.map(NodeAddress::as_str),
+            node: node.as_str(),
             cluster_id: &status.cluster_id,
             server_id: status.server_id,
             version: &status.version,
@@ -570,6 +426,7 @@ pub(crate) struct CertificateObject {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use polyarch_client::{Hlc, Origin};
 
     use super::*;
@@ -632,47 +489,5 @@ mod tests {
         let seen = SeenObject { context: None, token: String::new() };
         let line = json(&RecordObject { seen: Some(seen), ..RecordObject::of(b"k", &[sibling(b"v")]) });
         assert_eq!(ImportRecord::parse(line.as_bytes()).unwrap().values, [&b"v"[..]]);
-    }
-
-    #[test]
-    fn an_import_line_says_what_is_wrong_with_it() {
-        for (line, expected) in [
-            (r#"{"key":"k"}"#, "it has no `value`"),
-            (r#"{"value":"v"}"#, "it has no `key`"),
-            (r#"{"key":"k","key_base64":"aw==","value":"v"}"#, "it has both `key` and `key_base64`"),
-            (r#"{"key_base64":"k","value":"v"}"#, "key_base64: "),
-            (r#"{"key":"k","siblings":[]}"#, "no siblings"),
-            (r#"{"key":"k","value":"v","siblings":[{"value":"v"}]}"#, "both a value and siblings"),
-            (r#"{"key":"k","valeu":"v"}"#, "unknown field `valeu`"),
-            (r#"{"key":"k","value":7}"#, "column "),
-            ("k v", "column 1: expected value"),
-        ] {
-            let error = ImportRecord::parse(line.as_bytes()).unwrap_err();
-            assert!(error.contains(expected), "{line}: {error}");
-        }
-    }
-
-    #[test]
-    fn a_batch_line_is_a_put_or_a_delete() {
-        let put = BatchChange::parse(br#"{"op":"put","keyspace":"s","key":"k","value_base64":"/w=="}"#).unwrap();
-        let expected = BatchChange {
-            keyspace: "s".to_owned(),
-            key: b"k".to_vec(),
-            value: Some(vec![0xff]),
-            supersede: Supersede::Held,
-        };
-        assert_eq!(put, expected);
-        let delete = BatchChange::parse(br#"{"op":"delete","keyspace":"s","key":"k","context":"Y3R4"}"#).unwrap();
-        let shown = Supersede::Shown(SealedContext::from_bytes(b"ctx".to_vec()));
-        assert_eq!(delete, BatchChange { value: None, supersede: shown, ..expected });
-        for (line, expected) in [
-            (r#"{"op":"delete","keyspace":"s","key":"k","value":"v"}"#, "unknown field `value`"),
-            (r#"{"op":"get","keyspace":"s","key":"k"}"#, "unknown variant `get`"),
-            (r#"{"op":"put","key":"k","value":"v"}"#, "missing field `keyspace`"),
-            (r#"{"op":"put","keyspace":"s","key":"k","value":"v","context":"Y3R4","nothing_seen":true}"#, "both"),
-        ] {
-            let error = BatchChange::parse(line.as_bytes()).unwrap_err();
-            assert!(error.contains(expected), "{line}: {error}");
-        }
     }
 }

@@ -10,14 +10,13 @@ use std::time::Duration;
 use polyarch_client::{Client, NodeAddress, Profile, StatusView};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 
 use crate::failure::Failure;
+use crate::waiting::wait_until_equal;
 
 /// How long one node may take to start.
 const START_MAX: Duration = Duration::from_secs(60);
-/// How often a status is asked for while waiting.
-const POLL: Duration = Duration::from_millis(10);
 
 /// Running node processes with their files in one directory.
 #[derive(Debug)]
@@ -80,21 +79,16 @@ impl LocalCluster {
         server_ids: &[u32],
         within: Duration,
     ) -> Result<Vec<StatusView>, Failure> {
-        let late = Instant::now() + within;
         let nodes = self.nodes.iter().filter(|node| server_ids.contains(&node.server_id));
-        loop {
-            let mut statuses = Vec::with_capacity(server_ids.len());
-            for node in nodes.clone() {
-                statuses.push(client.status_of(&node.address).await?);
+        let clients: Vec<Client> = nodes.map(|node| client.only(&node.address)).collect();
+        let statuses = async || {
+            let mut statuses = Vec::with_capacity(clients.len());
+            for client in &clients {
+                statuses.push(client.status().await?);
             }
-            if statuses.windows(2).all(|pair| pair[0].applied == pair[1].applied) {
-                return Ok(statuses);
-            }
-            if Instant::now() > late {
-                return Err(Failure::unreachable(format_args!("the nodes are not equal after {} s", within.as_secs())));
-            }
-            sleep(POLL).await;
-        }
+            Ok(statuses)
+        };
+        wait_until_equal(within, statuses).await
     }
 
     /// Ends the nodes in order.
@@ -164,6 +158,7 @@ async fn run(arguments: &[&str], last: &Path) -> Result<(), Failure> {
         .args(arguments)
         .arg(last)
         .stdin(Stdio::null())
+        .kill_on_drop(true)
         .output()
         .await
         .map_err(|error| Failure::system("start a command", &error))?;

@@ -7,13 +7,16 @@ use std::path::{Path, PathBuf};
 
 use clap::builder::styling::{AnsiColor, Style};
 use serde::Serialize;
+use tokio::sync::oneshot;
 
 use crate::failure::Failure;
 
 /// Longest line of input. The longest value that the wire carries has 16 MiB, and base64 adds a third.
 pub(crate) const LINE_BYTES_MAX: u64 = 32 << 20;
 
-/// Standard output, buffered; a reader that has gone ends the command quietly.
+/// Standard output, buffered: the one way in which commands print. A reader that has gone ends the command quietly, any
+/// other failure with words.
+#[derive(Debug)]
 pub(crate) struct Output {
     stdout: BufWriter<StdoutLock<'static>>,
 }
@@ -37,7 +40,7 @@ impl Output {
     }
 
     /// Passes everything on. What is not flushed when a command ends is lost with its errors.
-    pub(crate) fn flush(mut self) -> Result<(), Failure> {
+    pub(crate) fn flush(&mut self) -> Result<(), Failure> {
         self.stdout.flush().map_err(|error| broken(&error))
     }
 }
@@ -48,10 +51,11 @@ pub(crate) fn write_json(out: &mut impl Write, object: &impl Serialize) -> io::R
     out.write_all(b"\n")
 }
 
-fn broken(error: &io::Error) -> Failure {
+/// What a failed write to standard output is to the command.
+pub(crate) fn broken(error: &io::Error) -> Failure {
     match error.kind() {
         io::ErrorKind::BrokenPipe => Failure::BrokenPipe,
-        _ => Failure::system("write to standard output", error),
+        _ => Failure::usage(format_args!("cannot write to standard output: {error}")),
     }
 }
 
@@ -97,12 +101,29 @@ impl Place {
 /// All of standard input, of at most `bytes_max`.
 pub(crate) fn read_stdin(bytes_max: u64) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
-    let read = io::stdin().lock().take(bytes_max + 1).read_to_end(&mut bytes);
-    read.map_err(|error| Failure::usage(format_args!("standard input: {error}")))?;
+    io::stdin().lock().take(bytes_max + 1).read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
     match bytes.len() as u64 > bytes_max {
         true => Err(Failure::usage(format_args!("standard input has more than {bytes_max} bytes"))),
         false => Ok(bytes),
     }
+}
+
+/// Waits until somebody presses Enter, or standard input ends. It is read on a thread of its own, which a signal need not
+/// wait for.
+pub(crate) async fn enter() -> Result<(), Failure> {
+    let (sender, read) = oneshot::channel();
+    std::thread::spawn(move || {
+        // An error says that the command has ended meanwhile.
+        let _ = sender.send(io::stdin().read_line(&mut String::new()));
+    });
+    match read.await {
+        Ok(Err(error)) => Err(unreadable(&error)),
+        Ok(Ok(_)) | Err(_) => Ok(()),
+    }
+}
+
+fn unreadable(error: &io::Error) -> Failure {
+    Failure::usage(format_args!("standard input: {error}"))
 }
 
 /// The lines of an input that are not empty, with their numbers from 1 on.

@@ -31,6 +31,15 @@ const ANSWER_MARGIN: Duration = Duration::from_millis(100);
 impl Client {
     /// Asks, and takes the answer apart with `extract`, which gives `None` for an answer to another question.
     pub(crate) async fn call<T>(&self, request: Request, extract: fn(Response) -> Option<T>) -> Result<T, Error> {
+        self.call_any(request, extract).await.map(|(_, answer)| answer)
+    }
+
+    /// The same, with the index of the node that answered.
+    pub(crate) async fn call_any<T>(
+        &self,
+        request: Request,
+        extract: fn(Response) -> Option<T>,
+    ) -> Result<(usize, T), Error> {
         let mut course = Course {
             nodes: &self.nodes,
             timeout: self.timeout,
@@ -49,7 +58,7 @@ impl Client {
             }
             match link.call(&mut request, course.deadline).await {
                 Ok(Ok(response)) => match self.accept(&request.request, response, extract) {
-                    Ok(answer) => return Ok(answer),
+                    Ok(answer) => return Ok((index, answer)),
                     Err(cause) => {
                         link.end_garbled(cause);
                         course.setback(index, &link, Unanswered::Garbled(cause.into())).await?;
@@ -153,8 +162,7 @@ impl Course<'_> {
         let had_no_effect = !self.is_write || matches!(unanswered, Unanswered::NotSent(_));
         let cause = match unanswered {
             Unanswered::NotSent(cause) | Unanswered::Lost(cause) if had_no_effect => {
-                let reason = cause.to_string();
-                let tried = vec![Tried { node, reason }];
+                let tried = vec![Tried::unanswered(node, cause.to_string())];
                 return self.go_on(index, Error::Unreachable { tried }).await;
             }
             Unanswered::Garbled(cause) if had_no_effect => {

@@ -167,11 +167,20 @@ impl Client {
     /// # Errors
     /// As [`Client::get`].
     pub async fn status(&self) -> Result<StatusView, Error> {
-        let status = self.call(Request::Status, |response| match response {
+        self.status_with_node().await.map(|(_, status)| status)
+    }
+
+    /// The same, with the address of that node as the client knows it.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn status_with_node(&self) -> Result<(NodeAddress, StatusView), Error> {
+        let status = self.call_any(Request::Status, |response| match response {
             Response::Status(status) => Some(*status),
             _ => None,
         });
-        status.await
+        let (node, status) = status.await?;
+        Ok((self.nodes.address(node).clone(), status))
     }
 
     /// How one node is. Opens a connection for it; to ask often, keep an [`only`](Client::only) client.

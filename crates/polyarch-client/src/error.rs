@@ -2,7 +2,7 @@ use std::fmt;
 use std::time::Duration;
 
 use polyarch_protocol::client::Refusal;
-use polyarch_transport::{BindError, CredentialsError};
+use polyarch_transport::{BindError, CredentialsError, Obstacle};
 
 use crate::address::NodeAddress;
 use crate::profile::ProfileError;
@@ -14,8 +14,8 @@ pub enum Error {
     /// A node understood the request and refused it. Nothing was written, unless the refusal says otherwise.
     #[error("{0}")]
     Refused(Refusal),
-    /// No node could be connected to before the deadline. Nothing was written.
-    #[error("no node could be reached: {}", list(.tried))]
+    /// No node could be connected to before the deadline, or ever ([`Error::obstacle`]). Nothing was written.
+    #[error("{}: {}", heading(.tried), list(.tried))]
     Unreachable {
         /// Each node, and what was wrong with it.
         tried: Vec<Tried>,
@@ -68,6 +68,14 @@ impl Error {
         matches!(self, Self::Unreachable { .. } | Self::TimedOut { .. } | Self::OutcomeUnknown { .. })
     }
 
+    /// What stands between this client and all nodes alike; `None` unless it is [`Error::Unreachable`].
+    pub fn obstacle(&self) -> Option<Obstacle> {
+        match self {
+            Self::Unreachable { tried } => Some(obstacle(tried)),
+            _ => None,
+        }
+    }
+
     /// Whether a node refused the request.
     pub fn is_refusal(&self) -> bool {
         self.refusal().is_some()
@@ -99,6 +107,15 @@ pub struct Tried {
     pub node: NodeAddress,
     /// What was wrong with it.
     pub reason: String,
+    /// The kind of it.
+    pub obstacle: Obstacle,
+}
+
+impl Tried {
+    /// A node that did not answer, or not to the end.
+    pub(crate) fn unanswered(node: NodeAddress, reason: impl Into<String>) -> Self {
+        Self { node, reason: reason.into(), obstacle: Obstacle::NoAnswer }
+    }
 }
 
 impl fmt::Display for Tried {
@@ -112,6 +129,46 @@ impl fmt::Display for Tried {
     }
 }
 
+/// That of all nodes; else that there is no answer, which another node or another time may give.
+fn obstacle(tried: &[Tried]) -> Obstacle {
+    let first = tried.first().map_or(Obstacle::NoAnswer, |tried| tried.obstacle);
+    match tried.iter().all(|tried| tried.obstacle == first) {
+        true => first,
+        false => Obstacle::NoAnswer,
+    }
+}
+
+fn heading(tried: &[Tried]) -> &'static str {
+    match obstacle(tried) {
+        Obstacle::NotTrusted => "no node has a certificate that is accepted here",
+        Obstacle::Refused => "this client's certificate is not accepted there",
+        _ => "no node could be reached",
+    }
+}
+
 fn list(tried: &[Tried]) -> String {
     tried.iter().map(Tried::to_string).collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_message_says_what_stands_in_the_way_of_all() {
+        let tried = |obstacle| Tried { node: "a:1".parse().unwrap(), reason: "so".to_owned(), obstacle };
+        use Obstacle::{NoAnswer, NotTrusted, Refused};
+        for (obstacles, expected, message) in [
+            (
+                vec![NotTrusted, NotTrusted],
+                NotTrusted,
+                "no node has a certificate that is accepted here: a:1: so; a:1: so",
+            ),
+            (vec![Refused], Refused, "this client's certificate is not accepted there: a:1: so"),
+            (vec![NotTrusted, NoAnswer], NoAnswer, "no node could be reached: a:1: so; a:1: so"),
+        ] {
+            let error = Error::Unreachable { tried: obstacles.into_iter().map(tried).collect() };
+            assert_eq!((error.obstacle(), error.to_string().as_str()), (Some(expected), message));
+        }
+    }
 }

@@ -72,4 +72,4 @@ pub use polyarch_protocol::catalog::KeyspaceKind;
 pub use polyarch_protocol::client::{
     CountersView, KeyspaceView, PeerView, Refusal, SiblingView, StatusView, Supersede, Written,
 };
-pub use polyarch_transport::{BindError, CredentialsError, TransportConfig};
+pub use polyarch_transport::{BindError, CredentialsError, Obstacle, TransportConfig};

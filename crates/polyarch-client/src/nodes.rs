@@ -1,8 +1,7 @@
 //! The nodes a client knows, which of them it talks to, and how it comes to another.
 //!
-//! A node that is down is silent: over UDP nothing says "refused", and a handshake fails by its time-out. So nodes, and the
-//! addresses of one node's name, are dialled in a staggered race: when one has failed, or has not answered for a moment, the
-//! next is dialled as well, and the first that answers wins (RFC 8305 does the same with a host's addresses).
+//! A node that is down is silent, so nodes, and the addresses of one node's name, are dialled in a staggered race
+//! ([`first_success`]).
 //!
 //! A round of dials runs in a task of its own and belongs to nobody: whoever needs a connection waits for it as long as its
 //! deadline allows, so that calls with short deadlines do not begin the same dial again and again.
@@ -13,25 +12,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use polyarch_transport::{Alpn, ConnectError, Endpoint, Expect};
-use tokio::net::lookup_host;
+use polyarch_transport::{Alpn, DialError, Endpoint, Expect, Obstacle, first_success};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::address::NodeAddress;
 use crate::error::{Error, Tried};
 use crate::link::Link;
 
-/// How long a dial has before the next node is dialled as well. A handshake takes two to three round trips.
-const DIAL_STAGGER: Duration = Duration::from_millis(300);
-
 /// Pauses between rounds in which no node was of use: they double from the first to the last, each with jitter.
 const BACKOFF_MIN: Duration = Duration::from_millis(25);
 const BACKOFF_MAX: Duration = Duration::from_millis(1_000);
-
-/// Addresses of one name that are dialled at most.
-const ADDRESSES_MAX: usize = 8;
 
 /// The nodes of a client.
 pub(crate) struct Nodes {
@@ -61,6 +53,7 @@ struct Node {
 #[derive(Debug, Clone)]
 struct DialFailure {
     reason: String,
+    obstacle: Obstacle,
     /// To dial again is of no use before somebody has changed certificates or versions.
     is_lasting: bool,
 }
@@ -175,11 +168,11 @@ impl Nodes {
     }
 
     fn unreachable(&self) -> Error {
-        let tried = self.nodes.iter().map(|node| Tried {
-            node: node.address.clone(),
-            reason: node.last_failure().map_or_else(
-                || "it did not answer in time; is it running, and is UDP let through?".to_owned(),
-                |failure| failure.reason,
+        let tried = self.nodes.iter().map(|node| match node.last_failure() {
+            Some(DialFailure { reason, obstacle, .. }) => Tried { node: node.address.clone(), reason, obstacle },
+            None => Tried::unanswered(
+                node.address.clone(),
+                "it did not answer in time; is it running, and is UDP let through?",
             ),
         });
         Error::Unreachable { tried: tried.collect() }
@@ -202,24 +195,12 @@ impl Dialler {
     }
 
     async fn dial(&self, address: &NodeAddress) -> Result<Link, DialFailure> {
-        let unresolved = |detail: String| DialFailure {
-            reason: format!("its name cannot be resolved: {detail}"),
+        let connection = self.endpoint.connect_host(address.as_str(), Expect::AnyNode, Alpn::Client).await?;
+        Link::open(connection, self.in_flight_max).await.map_err(|reason| DialFailure {
+            reason: format!("the connection was lost: {reason}"),
+            obstacle: Obstacle::NoAnswer,
             is_lasting: false,
-        };
-        let resolved = lookup_host(address.as_str()).await.map_err(|cause| unresolved(cause.to_string()))?;
-        let attempts: Vec<_> = resolved
-            .take(ADDRESSES_MAX)
-            .map(|address| {
-                let endpoint = self.endpoint.clone();
-                async move { endpoint.connect(address, Expect::AnyNode, Alpn::Client).await }
-            })
-            .collect();
-        let connection = first_success(attempts)
-            .await
-            .map_err(|errors| DialFailure::of(&errors).unwrap_or_else(|| unresolved("it has no address".to_owned())))?;
-        Link::open(connection, self.in_flight_max)
-            .await
-            .map_err(|reason| DialFailure { reason: format!("the connection was lost: {reason}"), is_lasting: false })
+        })
     }
 }
 
@@ -261,22 +242,9 @@ impl Node {
     }
 }
 
-impl DialFailure {
-    /// Of dials of all addresses of a node; `None` when there were none.
-    fn of(errors: &[ConnectError]) -> Option<Self> {
-        let is_lasting = |error: &ConnectError| {
-            matches!(
-                error,
-                ConnectError::Peer { .. }
-                    | ConnectError::CertificateRefused { .. }
-                    | ConnectError::Alpn { .. }
-                    | ConnectError::Address { .. }
-                    | ConnectError::EndpointClosed
-                    | ConnectError::Tls(_)
-            )
-        };
-        let reasons: Vec<String> = errors.iter().map(ConnectError::to_string).collect();
-        (!reasons.is_empty()).then(|| Self { reason: reasons.join(", "), is_lasting: errors.iter().all(is_lasting) })
+impl From<DialError> for DialFailure {
+    fn from(error: DialError) -> Self {
+        Self { reason: error.to_string(), obstacle: error.obstacle(), is_lasting: error.is_lasting() }
     }
 }
 
@@ -287,30 +255,6 @@ pub(crate) fn backoff(failures: u32) -> Duration {
     // Without a source of randomness there is no jitter; the pause is still right.
     let jitter = f64::from(getrandom::u32().unwrap_or(0)) / f64::from(u32::MAX) / 2.0;
     longest.mul_f64(1.0 - jitter)
-}
-
-/// Runs attempts side by side until one succeeds. The next begins when one has failed or [`DIAL_STAGGER`] has passed.
-async fn first_success<T, E, A>(attempts: Vec<A>) -> Result<T, Vec<E>>
-where
-    T: Send + 'static,
-    E: Send + 'static,
-    A: Future<Output = Result<T, E>> + Send + 'static,
-{
-    let mut waiting = attempts.into_iter();
-    let mut running = JoinSet::new();
-    let mut errors = Vec::new();
-    loop {
-        if let Some(attempt) = waiting.next() {
-            running.spawn(attempt);
-        } else if running.is_empty() {
-            return Err(errors);
-        }
-        match timeout(DIAL_STAGGER, running.join_next()).await {
-            Ok(Some(Ok(Ok(won)))) => return Ok(won),
-            Ok(Some(Ok(Err(error)))) => errors.push(error),
-            Ok(Some(Err(_)) | None) | Err(_) => {}
-        }
-    }
 }
 
 #[cfg(test)]
@@ -324,19 +268,5 @@ mod tests {
             let pause = backoff(failures);
             assert!(pause <= longest && pause >= longest / 2, "{failures}: {pause:?}");
         }
-    }
-
-    #[tokio::test]
-    async fn a_silent_attempt_does_not_hold_up_the_next() {
-        let silent: std::pin::Pin<Box<dyn Future<Output = Result<u8, u8>> + Send>> = Box::pin(std::future::pending());
-        assert_eq!(first_success(vec![silent, Box::pin(async { Ok(7) })]).await, Ok(7));
-    }
-
-    #[tokio::test]
-    async fn failures_are_all_told() {
-        let attempts: Vec<_> = (0..3).map(|n| async move { Err::<(), _>(n) }).collect();
-        let mut failures = first_success(attempts).await.unwrap_err();
-        failures.sort_unstable();
-        assert_eq!(failures, [0, 1, 2]);
     }
 }

@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use polyarch_client::{Client, Error, NodeAddress, Refusal};
+use polyarch_client::{Client, Error, NodeAddress, Obstacle, Refusal};
 use polyarch_transport::certs::{self, CertificateOptions};
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
@@ -65,6 +65,7 @@ async fn a_node_of_another_authority_is_an_error_at_once_not_at_the_deadline() {
     let client = Client::connect(ours.profile(theirs.addresses()).with_timeout(Duration::from_secs(3600))).unwrap();
     let error = in_time(client.get("k", "a")).await.unwrap_err();
     assert!(matches!(&error, Error::Unreachable { tried } if tried[0].reason.contains("authority")), "{error}");
+    assert_eq!(error.obstacle(), Some(Obstacle::NotTrusted));
 }
 
 #[tokio::test]

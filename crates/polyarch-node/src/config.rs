@@ -15,12 +15,13 @@ use serde::Deserialize;
 pub struct NodeConfig {
     /// The directory of this node's data. One node has it at a time. Required.
     pub data_dir: PathBuf,
-    /// `IP:PORT` (UDP) for members and clients. Required.
+    /// `IP:PORT` (UDP) for members and clients; not port 0, which nobody could find. Required.
     pub listen: SocketAddr,
     /// `HOST:PORT` under which other members reach this node. Default: `listen`, unless that is a wildcard.
     #[serde(default)]
     pub advertise: Vec<String>,
-    /// `HOST:PORT` of other members, to find the cluster by. One that lives is enough. Default: none.
+    /// `HOST:PORT` of other members, to find the cluster by. One that lives is enough; this node's own address does no
+    /// harm. Default: none.
     #[serde(default)]
     pub peers: Vec<String>,
     /// The cluster's CA certificate, PEM. Required.
@@ -110,7 +111,7 @@ pub struct Roles {
 pub struct LimitsConfig {
     /// Longest key, in bytes, to 65,536. Default 4,096.
     pub key_bytes_max: usize,
-    /// Longest value, in bytes. Default 1,048,576.
+    /// Longest value, in bytes, to 512 less than `write_set_bytes_max`. Default 1,048,576.
     pub value_bytes_max: usize,
     /// Most changes in one batch, to 65,535. Default 4,096.
     pub changes_max: usize,
@@ -254,6 +255,9 @@ pub enum ConfigError {
     },
 }
 
+/// What a write set takes at least beside the value of its one change. A longer value could never be written.
+const WRITE_SET_BYTES_BESIDE: usize = 512;
+
 const TOP_LEVEL: &[&str] = &[
     "data_dir",
     "listen",
@@ -338,6 +342,13 @@ impl NodeConfig {
         }
     }
 
+    /// The addresses in `peers` that are not this node's own: one list may serve all nodes.
+    pub fn other_peers(&self) -> Vec<String> {
+        let own = self.advertised();
+        let is_own = |peer: &String| own.contains(peer) || *peer == self.listen.to_string();
+        self.peers.iter().filter(|peer| !is_own(peer)).cloned().collect()
+    }
+
     /// The addresses other members reach this node by.
     pub fn advertised(&self) -> Vec<String> {
         match self.advertise.is_empty() {
@@ -384,6 +395,9 @@ impl NodeConfig {
         let out_of = |key, value: u64, min: u64, max: u64| {
             (value < min || value > max).then(|| (key, format!("is {value}; it may be from {min} to {max}")))
         };
+        if self.listen.port() == 0 {
+            return Some(("listen", "has port 0; give a port that members and clients can be told".to_owned()));
+        }
         if self.advertise.is_empty() && self.listen.ip().is_unspecified() {
             return Some(("advertise", "is needed, since `listen` is a wildcard that no member can reach".to_owned()));
         }
@@ -392,6 +406,7 @@ impl NodeConfig {
             return Some(("advertise/peers", format!("holds `{address}`, which is not of the form HOST:PORT")));
         }
         let day_ms = 86_400_000;
+        let value_bytes_max = limits.write_set_bytes_max.saturating_sub(WRITE_SET_BYTES_BESIDE);
         [
             out_of("storage.sync_interval_ms", storage.sync_interval_ms, 1, 60_000),
             out_of("storage.segment_mib", storage.segment_mib, 1, 1_024),
@@ -399,9 +414,9 @@ impl NodeConfig {
             out_of("storage.checkpoint_log_mib", storage.checkpoint_log_mib, 1, 1 << 20),
             out_of("storage.open_timeout_ms", storage.open_timeout_ms, 100, day_ms),
             out_of("limits.key_bytes_max", limits.key_bytes_max as u64, 1, 65_536),
-            out_of("limits.value_bytes_max", limits.value_bytes_max as u64, 1, 8 << 20),
             out_of("limits.changes_max", limits.changes_max as u64, 1, 65_535),
             out_of("limits.write_set_bytes_max", limits.write_set_bytes_max as u64, 1 << 10, 8 << 20),
+            out_of("limits.value_bytes_max", limits.value_bytes_max as u64, 1, value_bytes_max as u64),
             out_of("limits.siblings_max", limits.siblings_max as u64, 1, 1_024),
             out_of("limits.requests_max", limits.requests_max as u64, 1, 65_536),
             out_of("gossip.gossip_interval_ms", gossip.gossip_interval_ms, 10, 60_000),
@@ -486,6 +501,29 @@ mod tests {
         let error = parse("[storage]\nsegment_mib = 0").unwrap_err().to_string();
         assert_eq!(error, "node.toml: `storage.segment_mib` is 0; it may be from 1 to 1024");
         assert!(parse("peers = ['nowhere']").unwrap_err().to_string().contains("HOST:PORT"));
+    }
+
+    #[test]
+    fn a_value_that_no_write_set_could_hold_is_refused_with_the_longest_that_one_can() {
+        let of = |value: usize| parse(&format!("[limits]\nwrite_set_bytes_max = 8192\nvalue_bytes_max = {value}"));
+        let error = of(8_192).unwrap_err().to_string();
+        assert_eq!(error, "node.toml: `limits.value_bytes_max` is 8192; it may be from 1 to 7680");
+        assert_eq!(of(7_680).unwrap().limits.value_bytes_max, 7_680);
+        let error = parse("[limits]\nwrite_set_bytes_max = 99999999").unwrap_err().to_string();
+        assert!(error.contains("write_set_bytes_max` is 99999999; it may be from 1024 to 8388608"), "{error}");
+    }
+
+    #[test]
+    fn port_0_is_refused_since_nobody_could_be_told_which_it_became() {
+        let text = MINIMAL.replace("7401", "0");
+        let error = NodeConfig::parse(&text, Path::new("node.toml")).unwrap_err().to_string();
+        assert!(error.starts_with("node.toml: `listen` has port 0"), "{error}");
+    }
+
+    #[test]
+    fn the_nodes_own_address_is_no_peer() {
+        let config = parse("peers = ['127.0.0.1:7401', 'a:7401', 'b:7401']\nadvertise = ['a:7401']").unwrap();
+        assert_eq!(config.other_peers(), ["b:7401"]);
     }
 
     #[test]

@@ -14,9 +14,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use polyarch_protocol::client::{Refusal, Response};
-use polyarch_protocol::{
-    ChainHeads, Durability, Input, LinkId, LogSource, Now, Output, Replica, RequestTag, Storage,
-};
+use polyarch_protocol::{ChainHeads, Durability, Input, LinkId, LogSource, Now, Output, Replica, RequestTag, Storage};
 use polyarch_store::{CheckpointDone, CheckpointError, DiskStore};
 use polyarch_transport::CloseCode;
 use tokio::sync::{mpsc as tokio_mpsc, watch};
@@ -308,6 +306,15 @@ impl Driver {
     }
 
     fn begin_checkpoint(&mut self) {
+        let is_full = !self.failed && self.replica.storage().is_memtable_full();
+        if is_full && let Some(thread) = self.checkpointing.take() {
+            warn!("memory holds all it may of what is not in the state; writes wait for the running checkpoint");
+            // It never panics, and its result is in the inbox when it ends.
+            let _ = thread.join();
+        }
+        if is_full && self.is_staged() {
+            self.sync();
+        }
         if self.checkpointing.is_some() || self.failed || self.is_staged() {
             return;
         }
@@ -320,7 +327,7 @@ impl Driver {
         };
         match std::thread::Builder::new().name("checkpoint".to_owned()).spawn(run) {
             Ok(thread) => self.checkpointing = Some(thread),
-            Err(error) => error!(%error, "cannot start a thread for the checkpoint"),
+            Err(cause) => self.finish_checkpoint(Err(CheckpointError::Abandoned(cause.to_string()))),
         }
     }
 
@@ -335,13 +342,19 @@ impl Driver {
                 self.checkpoints += 1;
                 info!(position = %summary.position, records = summary.records, "checkpoint");
             }
-            Err(error) => warn!(%error, "a checkpoint failed; the log has what it held, and it is tried again"),
+            Err(error) => {
+                error!(%error, "a checkpoint failed; the log has what it held, and it is tried again");
+                if self.replica.storage().is_memtable_full() {
+                    let reason = format!("memory holds all it may of what no checkpoint could write: {error}");
+                    self.handle(Input::StorageFailed(reason));
+                }
+            }
         }
     }
 
     /// Removes log segments that every member has, where the operator wants that.
     fn remove_log(&mut self) {
-        if !self.config.remove_log || self.failed || self.is_staged() {
+        if !self.config.remove_log || self.failed {
             return;
         }
         let everyone_has = |heads: &ChainHeads| self.replica.all_members_have(heads.applied());

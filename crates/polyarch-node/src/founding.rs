@@ -9,7 +9,7 @@ use polyarch_protocol::peer::{ClusterId, Hello, PeerMessage};
 use polyarch_protocol::{Input, Output, Replica, StorageError};
 use polyarch_store::DiskStore;
 use polyarch_store::files::{Directory, Files};
-use polyarch_transport::{Alpn, CloseCode, Credentials, Endpoint, Expect, TransportConfig};
+use polyarch_transport::{Alpn, CloseCode, Credentials, Endpoint, Expect, Obstacle, TransportConfig, nobody_listens};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -76,16 +76,31 @@ impl NodeIdentity {
     }
 }
 
+/// What [`init`] did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Founded {
+    /// Whose the directory is now.
+    pub identity: NodeIdentity,
+    /// The configured peers, none of which said that it belongs to a cluster, each with the reason. If one of them does
+    /// and was only out of reach, there are two clusters now.
+    pub unanswered: Vec<String>,
+}
+
 /// Founds a cluster in an empty data directory. The founder takes writes at once.
+///
+/// The configured peers are asked first: whoever lost the data of a member must join, and not found a second cluster.
 ///
 /// # Errors
 /// When the directory is not empty, or one of the configured peers is founded already.
-pub async fn init(config: &NodeConfig) -> Result<NodeIdentity, StartError> {
+pub async fn init(config: &NodeConfig) -> Result<Founded, StartError> {
     let (credentials, cluster, server_id) = credentials(config)?;
     check_vacant(&config.data_dir)?;
-    if let Ok((address, cluster_id)) = ask_any(&credentials, &config.peers).await {
-        return Err(StartError::AlreadyFounded { address, cluster_id: cluster_id.to_string() });
-    }
+    let unanswered = match ask_any(&credentials, &config.other_peers(), Patience::WhileSomebodyMayListen).await {
+        Ok((address, cluster_id)) => {
+            return Err(StartError::AlreadyFounded { address, cluster_id: cluster_id.to_string() });
+        }
+        Err(problems) => problems.into_iter().map(|problem| problem.text).collect(),
+    };
     let cluster_id = ClusterId(random_u128());
     create_directory(&config.data_dir)?;
     let (store, frontier, _) = DiskStore::open_directory(&config.data_dir, &store_config(config))?;
@@ -105,7 +120,7 @@ pub async fn init(config: &NodeConfig) -> Result<NodeIdentity, StartError> {
     // Last, so that a directory with an identity is a founded one.
     let identity = identity(cluster, cluster_id, server_id);
     identity.write(&config.data_dir)?;
-    Ok(identity)
+    Ok(Founded { identity, unanswered })
 }
 
 /// Makes an empty data directory a member's: asks one of the configured peers which cluster it is.
@@ -116,11 +131,13 @@ pub async fn init(config: &NodeConfig) -> Result<NodeIdentity, StartError> {
 pub async fn join(config: &NodeConfig) -> Result<NodeIdentity, StartError> {
     let (credentials, cluster, server_id) = credentials(config)?;
     check_vacant(&config.data_dir)?;
-    if config.peers.is_empty() {
+    let peers = config.other_peers();
+    if peers.is_empty() {
         return Err(StartError::NoPeers);
     }
-    let asked = ask_any(&credentials, &config.peers).await;
-    let (_, cluster_id) = asked.map_err(|tried| StartError::NoMemberAnswers { tried: tried.join("; ") })?;
+    // A member that is only about to start is waited for.
+    let asked = ask_any(&credentials, &peers, Patience::Full).await;
+    let (_, cluster_id) = asked.map_err(|problems| no_answer(&problems))?;
     create_directory(&config.data_dir)?;
     let identity = identity(cluster, cluster_id, server_id);
     identity.write(&config.data_dir)?;
@@ -157,69 +174,104 @@ fn check_vacant(directory: &Path) -> Result<(), StartError> {
 
 fn create_directory(directory: &Path) -> Result<(), StartError> {
     let failed = |path: PathBuf| move |error: std::io::Error| StartError::Identity { path, problem: error.to_string() };
-    std::fs::create_dir_all(directory).map_err(failed(directory.to_owned()))
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(directory).map_err(failed(directory.to_owned()))
+}
+
+/// Why a peer did not say which cluster it belongs to.
+#[derive(Debug)]
+struct Problem {
+    /// Begins with its address.
+    text: String,
+    obstacle: Obstacle,
+}
+
+/// How long a peer is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    /// [`ANSWER_MAX`].
+    Full,
+    /// The same, but no longer than until its machine says that nobody listens there.
+    WhileSomebodyMayListen,
+}
+
+fn no_answer(problems: &[Problem]) -> StartError {
+    let tried = problems.iter().map(|problem| problem.text.as_str()).collect::<Vec<_>>().join("; ");
+    match problems.iter().all(|problem| problem.obstacle != Obstacle::NoAnswer) {
+        true => StartError::NoMemberTrusted { tried },
+        false => StartError::NoMemberAnswers { tried },
+    }
 }
 
 /// The first of the peers to say which cluster it belongs to; or what was wrong with each. All are asked at once: one
 /// that is not there takes all of its time.
-async fn ask_any(credentials: &Credentials, peers: &[String]) -> Result<(String, ClusterId), Vec<String>> {
+async fn ask_any(
+    credentials: &Credentials,
+    peers: &[String],
+    patience: Patience,
+) -> Result<(String, ClusterId), Vec<Problem>> {
     let mut asking = JoinSet::new();
     for address in peers {
         let (credentials, address) = (credentials.clone(), address.clone());
         asking.spawn(async move {
-            match ask_cluster_id(credentials, &address).await {
+            match ask_cluster_id(credentials, &address, patience).await {
                 Ok(cluster_id) => Ok((address, cluster_id)),
-                Err(problem) if problem.contains(&address) => Err(problem),
-                Err(problem) => Err(format!("{address}: {problem}")),
+                Err((text, obstacle)) if text.contains(&address) => Err(Problem { text, obstacle }),
+                Err((text, obstacle)) => Err(Problem { text: format!("{address}: {text}"), obstacle }),
             }
         });
     }
-    let mut tried = Vec::new();
+    let mut problems = Vec::new();
     while let Some(answer) = asking.join_next().await {
         match answer.expect("asking neither panics nor is aborted") {
             Ok(founded) => return Ok(founded),
-            Err(problem) => tried.push(problem),
+            Err(problem) => problems.push(problem),
         }
     }
-    tried.sort_unstable();
-    Err(tried)
+    problems.sort_unstable_by(|a, b| a.text.cmp(&b.text));
+    Err(problems)
 }
 
 /// Asks a member which cluster it belongs to: a hello without a cluster is answered with one.
-async fn ask_cluster_id(credentials: Credentials, address: &str) -> Result<ClusterId, String> {
-    let endpoint = Endpoint::client(credentials, TransportConfig::default()).map_err(|error| error.to_string())?;
-    let answer = timeout(ANSWER_MAX, ask(&endpoint, address)).await.unwrap_or_else(|_| Err("no answer".to_owned()));
+async fn ask_cluster_id(
+    credentials: Credentials,
+    address: &str,
+    patience: Patience,
+) -> Result<ClusterId, (String, Obstacle)> {
+    let endpoint = Endpoint::client(credentials, TransportConfig::default()).map_err(unanswered)?;
+    let answer = tokio::select! {
+        answer = timeout(ANSWER_MAX, ask(&endpoint, address)) => answer.unwrap_or_else(|_| Err(unanswered("no answer"))),
+        () = nobody_listens(address), if patience == Patience::WhileSomebodyMayListen => {
+            Err(unanswered("nobody listens there"))
+        }
+    };
     endpoint.close(CloseCode::NONE, "asked").await;
     answer
 }
 
-async fn ask(endpoint: &Endpoint, address: &str) -> Result<ClusterId, String> {
-    let resolved = tokio::net::lookup_host(address).await.map_err(|error| error.to_string())?;
-    let mut problem = "the name has no address".to_owned();
-    for socket_address in resolved {
-        let connection = match endpoint.connect(socket_address, Expect::AnyNode, Alpn::Peer).await {
-            Ok(connection) => connection,
-            Err(error) => {
-                problem = error.to_string();
-                continue;
-            }
-        };
-        let own_id = endpoint.identity().server_id().unwrap_or_default();
-        if connection.identity().server_id() == Some(own_id) {
-            problem = format!("it has this node's own server id, {own_id}; each needs its own");
-            continue;
-        }
-        let (mut writer, mut reader) = connection.open_bi().await.map_err(|reason| reason.to_string())?;
-        let hello = Hello { cluster_id: None, server_id: own_id, boot_id: random_u128() };
-        writer.queue(&PeerMessage::Hello(hello).encode());
-        writer.flush().await.map_err(|error| error.to_string())?;
-        let frame = reader.next(wire::FRAME_BYTES_MAX).await.map_err(|error| error.to_string())?;
-        return match frame.map(|frame| PeerMessage::decode(&frame)) {
-            Some(Ok(PeerMessage::Hello(Hello { cluster_id: Some(cluster_id), .. }))) => Ok(cluster_id),
-            _ => Err("it did not say which cluster it belongs to".to_owned()),
-        };
+async fn ask(endpoint: &Endpoint, address: &str) -> Result<ClusterId, (String, Obstacle)> {
+    let connected = endpoint.connect_host(address, Expect::AnyNode, Alpn::Peer).await;
+    let connection = connected.map_err(|error| (error.to_string(), error.obstacle()))?;
+    let own_id = endpoint.identity().server_id().unwrap_or_default();
+    if connection.identity().server_id() == Some(own_id) {
+        return Err(unanswered(format_args!("it has this node's own server id, {own_id}; each needs its own")));
     }
-    Err(problem)
+    let (mut writer, mut reader) = connection.open_bi().await.map_err(unanswered)?;
+    let hello = Hello { cluster_id: None, server_id: own_id, boot_id: random_u128() };
+    writer.queue(&PeerMessage::Hello(hello).encode());
+    writer.flush().await.map_err(unanswered)?;
+    let frame = reader.next(wire::FRAME_BYTES_MAX).await.map_err(unanswered)?;
+    match frame.map(|frame| PeerMessage::decode(&frame)) {
+        Some(Ok(PeerMessage::Hello(Hello { cluster_id: Some(cluster_id), .. }))) => Ok(cluster_id),
+        _ => Err(unanswered("it did not say which cluster it belongs to")),
+    }
+}
+
+fn unanswered(problem: impl std::fmt::Display) -> (String, Obstacle) {
+    (problem.to_string(), Obstacle::NoAnswer)
 }
 
 fn random_secret() -> [u8; 32] {

@@ -29,7 +29,7 @@ pub use config::{
     ConfigError, DurabilityConfig, GossipConfig, LimitsConfig, LogRetention, NodeConfig, Roles, RuntimeConfig,
     StorageConfig,
 };
-pub use founding::{NodeIdentity, init, join};
+pub use founding::{Founded, NodeIdentity, init, join};
 pub use node::{Node, StartError};
 
 /// Reads records on any thread.

@@ -10,11 +10,11 @@ use polyarch_protocol::peer::ClusterId;
 use polyarch_protocol::{Now, Replica, ReplicaConfig, StorageError};
 use polyarch_store::log::{LogConfig, LogError};
 use polyarch_store::state::SledConfig;
-use polyarch_store::{CheckpointConfig, DiskStore, OpenError, OpenReport, StateReport, StoreConfig};
+use polyarch_store::{CheckpointConfig, DiskStore, LogFinding, OpenError, OpenReport, StateReport, StoreConfig};
 use polyarch_transport::{Alpn, BindError, CloseCode, CredentialsError, Endpoint, TransportConfig};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::config::{LogRetention, NodeConfig};
 use crate::driver::{Driver, DriverConfig, ToDriver, ToDriverSender};
@@ -43,6 +43,14 @@ pub enum StartError {
     /// The data directory was neither founded nor joined.
     #[error("{directory} belongs to no cluster yet; run `polyarch init` to found one or `polyarch join` to join one")]
     NotFounded {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// The data directory has data and does not say whose.
+    #[error(
+        "{directory} holds a log, but identity.toml is missing beside it; put that file back from a copy, found and join write it once"
+    )]
+    IdentityMissing {
         /// The directory.
         directory: PathBuf,
     },
@@ -86,6 +94,12 @@ pub enum StartError {
     /// `join`, and nobody there.
     #[error("no member answers ({tried})")]
     NoMemberAnswers {
+        /// Each address with what went wrong.
+        tried: String,
+    },
+    /// `join`, and all members that answer have certificates that are not accepted here, or do not accept this node's.
+    #[error("no member can be joined: this node and they do not accept each other's certificates ({tried})")]
+    NoMemberTrusted {
         /// Each address with what went wrong.
         tried: String,
     },
@@ -138,7 +152,11 @@ impl Node {
     pub fn start(config: &NodeConfig) -> Result<Self, StartError> {
         let (credentials, cluster, server_id) = credentials(config)?;
         let Some(identity) = NodeIdentity::read(&config.data_dir)? else {
-            return Err(StartError::NotFounded { directory: config.data_dir.clone() });
+            let directory = config.data_dir.clone();
+            return Err(match directory.join("log").exists() {
+                true => StartError::IdentityMissing { directory },
+                false => StartError::NotFounded { directory },
+            });
         };
         if (&identity.cluster, identity.server_id) != (&cluster, server_id) {
             return Err(StartError::WrongIdentity {
@@ -147,8 +165,9 @@ impl Node {
                 wanted: format!("server {server_id} of cluster {cluster}"),
             });
         }
-        let (store, frontier, report) = DiskStore::open_directory(&config.data_dir, &store_config(config))?;
+        let (mut store, frontier, report) = DiskStore::open_directory(&config.data_dir, &store_config(config))?;
         log_report(&report);
+        store.begin_log_check(log_finding).map_err(StartError::Thread)?;
         let (log, records) = (store.log_reader(), store.reader());
         let cluster_id = identity.parsed_cluster_id().expect("NodeIdentity::read checks it");
         let replica_config = replica_config(config, server_id, cluster_id);
@@ -314,5 +333,23 @@ fn log_report(report: &OpenReport) {
             warn!(%why, %set_aside, "the state was of no use and was rebuilt from the log; keep the old one until this node is known to be whole");
         }
         other => warn!(?other, "the state needed care"),
+    }
+}
+
+/// What the check of the log's older segments says: such damage stops nothing by itself.
+fn log_finding(finding: LogFinding) {
+    match finding {
+        LogFinding::Problem(problem) => {
+            error!(%problem, "an older segment of the log is damaged or cannot be read; peers cannot be fed from it");
+        }
+        LogFinding::Done(checked) => {
+            info!(
+                segments = checked.segments,
+                bytes = checked.bytes,
+                problems = checked.problems,
+                "checked the older log"
+            );
+        }
+        other => warn!(?other, "the log's check says something else"),
     }
 }

@@ -45,7 +45,8 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 #[derive(Clone, Debug)]
 pub struct CertificateOptions {
     /// Validity from [`now`](Self::now) on, in days. Default: none, which means [`AUTHORITY_VALIDITY_DAYS`] or
-    /// [`MEMBER_VALIDITY_DAYS`]. A member's certificate never outlives the authority's.
+    /// [`MEMBER_VALIDITY_DAYS`]. A member's certificate never outlives the authority's: the default is cut, and what was
+    /// asked for by number is refused if a day or more would have to be.
     pub validity_days: Option<u32>,
     /// Whether existing files are replaced. Default: `false`. **Danger:** a replaced `ca.key` is lost, and with it the
     /// possibility to issue certificates that the running nodes accept.
@@ -123,8 +124,9 @@ pub fn create_ca(
 /// # Errors
 ///
 /// [`IssueError::Authority`] when the authority cannot be loaded, [`IssueError::OtherCluster`] when it belongs to
-/// another cluster than the identity, [`IssueError::Exists`] when the identity has a certificate already. No existing
-/// file was changed, unless [`overwrite`](CertificateOptions::overwrite) was set.
+/// another cluster than the identity, [`IssueError::Exists`] when the identity has a certificate already,
+/// [`IssueError::OutlivesAuthority`] when it is asked to be valid for longer. No existing file was changed, unless
+/// [`overwrite`](CertificateOptions::overwrite) was set.
 pub fn issue(
     directory: impl AsRef<Path>,
     identity: &Identity,
@@ -183,10 +185,20 @@ pub enum IssueError {
         identity: ClusterName,
     },
     /// The period of validity is zero days, or ends beyond what a certificate can express (the year 9999).
-    #[error("a validity of {days} days cannot be expressed")]
+    #[error("a validity of {days} days cannot be expressed; it may be from 1 to {max} days")]
     Validity {
         /// What was asked for, in days.
         days: u32,
+        /// The most that there can be.
+        max: u32,
+    },
+    /// The period of validity that was asked for ends after the authority's. Ask for less, or renew the authority.
+    #[error("a validity of {days} days outlives the authority, which ends before; it may be from 1 to {max} days")]
+    OutlivesAuthority {
+        /// What was asked for, in days.
+        days: u32,
+        /// What is left of the authority, a part of a day counted as one.
+        max: u32,
     },
     /// A file or the directory could not be written. Half-written files were removed.
     #[error("{} could not be written: {cause}", path.display())]
@@ -256,7 +268,8 @@ fn set_validity(
     not_after_max: Option<SystemTime>,
 ) -> Result<(), IssueError> {
     let days = options.validity_days.unwrap_or(default_days);
-    let refused = IssueError::Validity { days };
+    let max = days_between(options.now, UNIX_EPOCH + YEAR_9999, |time, day| time / day);
+    let refused = IssueError::Validity { days, max };
     let (Some(not_before), Some(not_after)) =
         (options.now.checked_sub(BACKDATED), options.now.checked_add(DAY.saturating_mul(days)))
     else {
@@ -270,9 +283,22 @@ fn set_validity(
     if days == 0 || after > YEAR_9999 {
         return Err(refused);
     }
+    if let (Some(end), Some(days)) = (not_after_max, options.validity_days) {
+        // What is cut off is less than a day: members are often made a moment after their authority, for as long.
+        let max = days_between(options.now, end, u128::div_ceil);
+        if days > max {
+            return Err(IssueError::OutlivesAuthority { days, max });
+        }
+    }
     params.not_before = epoch + before;
     params.not_after = epoch + after;
     Ok(())
+}
+
+/// None when `to` is not after `from`.
+fn days_between(from: SystemTime, to: SystemTime, divide: fn(u128, u128) -> u128) -> u32 {
+    let between = to.duration_since(from).unwrap_or_default();
+    u32::try_from(divide(between.as_nanos(), DAY.as_nanos())).unwrap_or(u32::MAX)
 }
 
 fn create_directory(directory: &Path) -> Result<(), IssueError> {
@@ -472,12 +498,37 @@ mod tests {
     }
 
     #[test]
-    fn a_validity_that_cannot_be_expressed_is_refused() {
+    fn a_validity_that_cannot_be_expressed_is_refused_with_the_most_that_can() {
         let directory = tempfile::tempdir().unwrap();
+        let options = |days| CertificateOptions { validity_days: Some(days), ..Default::default() };
+        let mut most = 0;
         for days in [0, u32::MAX] {
-            let options = CertificateOptions { validity_days: Some(days), ..Default::default() };
-            let refused = create_ca(directory.path(), &cluster("c"), &options);
-            assert!(matches!(refused, Err(IssueError::Validity { .. })), "{refused:?}");
+            let refused = create_ca(directory.path(), &cluster("c"), &options(days)).unwrap_err();
+            let IssueError::Validity { max, .. } = refused else { panic!("{refused}") };
+            most = max;
+        }
+        create_ca(directory.path(), &cluster("c"), &options(most)).unwrap();
+    }
+
+    #[test]
+    fn a_member_that_is_to_outlive_its_authority_is_refused_with_what_is_left_of_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let now = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let options = |days, later| CertificateOptions { validity_days: Some(days), now: now + later, overwrite: true };
+        create_ca(directory.path(), &cluster("c"), &options(10, Duration::ZERO)).unwrap();
+        let node = identity("polyarch://c/node/1");
+        for (days, later, expected) in [
+            (10, Duration::ZERO, None),
+            (10, Duration::from_secs(60), None),
+            (11, Duration::ZERO, Some(10)),
+            (100_000, DAY * 4, Some(6)),
+        ] {
+            let issued = issue(directory.path(), &node, &options(days, later));
+            let refused = match &issued {
+                Err(IssueError::OutlivesAuthority { max, .. }) => Some(*max),
+                _ => None,
+            };
+            assert_eq!((refused, issued.is_err()), (expected, expected.is_some()), "{days}, {later:?}: {issued:?}");
         }
     }
 }

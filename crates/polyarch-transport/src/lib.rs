@@ -36,6 +36,7 @@ pub mod certs;
 mod config;
 mod connection;
 mod credentials;
+mod dial;
 mod endpoint;
 mod frame;
 mod identity;
@@ -46,6 +47,7 @@ pub use certificate::{CertificateError, CertificateName, CertificateNameError, C
 pub use config::{ConfigError, TransportConfig};
 pub use connection::{CloseCode, CloseReason, Connection, ConnectionStats};
 pub use credentials::{Credentials, CredentialsError, describe};
+pub use dial::{ADDRESSES_MAX, DIAL_STAGGER, DialError, Obstacle, first_success, nobody_listens};
 pub use endpoint::{BindError, ConnectError, Endpoint, EndpointStats};
 pub use frame::{FRAME_HEADER_BYTES, FrameDecoder, FrameError};
 pub use identity::{ClientName, ClusterName, Identity, IdentityParseError};

@@ -1,15 +1,15 @@
 //! The cluster that is measured: three nodes started for the occasion, or one that runs already.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use polyarch_client::{Client, KeyspaceKind, NodeAddress, Profile, Refusal, StatusView};
 use tempfile::TempDir;
-use tokio::time::sleep;
 
 use super::{DurabilityArgument, StartedCluster, process};
 use crate::failure::Failure;
 use crate::local_cluster::LocalCluster;
+use crate::waiting::{wait_until, wait_until_equal};
 
 /// Where the load goes.
 pub(super) const KEYSPACE: &str = "bench";
@@ -21,10 +21,6 @@ const SUSTAINED_CHECKPOINT_LOG_MIB: u64 = 32;
 
 /// How long nodes may take to start and to find each other.
 const READY_MAX: Duration = Duration::from_secs(60);
-
-/// How often nodes are asked for something that is about to come; the slower one after a second.
-const GLANCE: Duration = Duration::from_millis(5);
-const SLOW_GLANCE: Duration = Duration::from_millis(50);
 
 /// The nodes that are measured. Those that were started for it end with it.
 pub(super) struct Cluster {
@@ -167,11 +163,7 @@ impl Cluster {
 
     /// Waits until all nodes have applied the same. Nobody may write meanwhile.
     pub(super) async fn wait_until_equal(&self, at_most: Duration) -> Result<(), Failure> {
-        let are_equal = async || {
-            let statuses = self.statuses().await?;
-            Ok(statuses.windows(2).all(|pair| pair[0].applied == pair[1].applied))
-        };
-        wait_until(at_most, "the nodes have not become equal", are_equal).await
+        wait_until_equal(at_most, async || self.statuses().await).await.map(drop)
     }
 
     /// Ends what was started.
@@ -215,7 +207,13 @@ impl Cluster {
             }
             Ok(true)
         };
-        wait_until(READY_MAX, "the nodes have not all found each other", are_ready).await
+        match wait_until(READY_MAX, are_ready).await? {
+            true => Ok(()),
+            false => {
+                let seconds = READY_MAX.as_secs();
+                Err(Failure::unreachable(format_args!("the nodes have not all found each other within {seconds} s")))
+            }
+        }
     }
 }
 
@@ -228,22 +226,4 @@ fn connect(profile: &Profile, address: &NodeAddress) -> Result<Client, Failure> 
     // One node, so that no other answers in its place.
     let profile = Profile { nodes: vec![address.clone()], ..profile.clone() };
     Ok(Client::connect(profile)?)
-}
-
-async fn wait_until(
-    at_most: Duration,
-    otherwise: &str,
-    mut is_so: impl AsyncFnMut() -> Result<bool, Failure>,
-) -> Result<(), Failure> {
-    let begun = Instant::now();
-    while !is_so().await? {
-        match begun.elapsed() {
-            waited if waited > at_most => {
-                return Err(Failure::unreachable(format_args!("{otherwise} within {} s", at_most.as_secs())));
-            }
-            waited if waited > Duration::from_secs(1) => sleep(SLOW_GLANCE).await,
-            _ => sleep(GLANCE).await,
-        }
-    }
-    Ok(())
 }

@@ -17,20 +17,19 @@ mod plan;
 mod process;
 mod report;
 
-use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum, value_parser};
 use polyarch_client::NodeAddress;
 use tokio::runtime::Builder;
-use tokio::signal::unix::{SignalKind, signal};
 
 use self::cluster::{Cluster, Sample};
 use self::plan::{Load, Point, Workload};
 use self::report::{Figures, Report};
 use crate::connection::ConnectionArguments;
 use crate::failure::Failure;
+use crate::signals::{StopSignal, StopSignals};
 use crate::terminal::{self, Output};
 
 /// Measure a cluster under load.
@@ -221,14 +220,15 @@ impl Bench {
 
     /// Whatever ends the run, the nodes that it started end with it.
     async fn run_until_stopped(&self, plan: Vec<Load>, connection: &ConnectionArguments) -> Result<Report, Failure> {
-        let mut stopped = stop_signals().map_err(|error| Failure::system("listen for signals", &error))?;
+        // Each of them must remove the nodes.
+        let mut stop_signals = StopSignals::listen()?.and_hang_up()?;
         let cluster = tokio::select! {
             cluster = self.cluster(connection) => cluster?,
-            signal = stopped.recv() => return Err(interrupted(signal)),
+            signal = stop_signals.next() => return Err(interrupted(signal)),
         };
         let report = tokio::select! {
             report = measure_all(&cluster, plan) => report,
-            signal = stopped.recv() => Err(interrupted(signal)),
+            signal = stop_signals.next() => Err(interrupted(signal)),
         };
         cluster.stop().await;
         report
@@ -278,22 +278,6 @@ async fn measure(cluster: &Cluster, point: &Point) -> Result<Figures, Failure> {
     Ok(Figures::of(point, &outcome, sustained, client_cpu, &samples))
 }
 
-/// The signals that end a run. Each of them must remove the nodes.
-fn stop_signals() -> io::Result<tokio::sync::mpsc::Receiver<&'static str>> {
-    let (sender, receiver) = tokio::sync::mpsc::channel(1);
-    let kinds =
-        [(SignalKind::interrupt(), "SIGINT"), (SignalKind::terminate(), "SIGTERM"), (SignalKind::hangup(), "SIGHUP")];
-    for (kind, name) in kinds {
-        let (mut signal, sender) = (signal(kind)?, sender.clone());
-        tokio::spawn(async move {
-            signal.recv().await;
-            // The run has ended by itself.
-            let _ = sender.send(name).await;
-        });
-    }
-    Ok(receiver)
-}
-
-fn interrupted(signal: Option<&str>) -> Failure {
-    Failure::refused(format_args!("the run was ended by {}; nothing of it is left", signal.unwrap_or("a signal")))
+fn interrupted(signal: StopSignal) -> Failure {
+    Failure::stopped(signal, format_args!("the run was ended by {}; nothing of it is left", signal.name()))
 }

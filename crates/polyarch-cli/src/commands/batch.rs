@@ -6,10 +6,11 @@ use clap::Args;
 use polyarch_client::Batch;
 use polyarch_protocol::limits::wire;
 
+use super::print_written;
 use crate::connection::{ConnectionArguments, SessionArguments};
 use crate::failure::Failure;
-use crate::json::{BatchChange, WrittenObject};
-use crate::terminal::{Lines, Output, Place};
+use crate::json::BatchChange;
+use crate::terminal::{Lines, Place};
 
 /// Change several keys at once: all together on every node, or none
 #[derive(Debug, Args)]
@@ -41,11 +42,7 @@ impl BatchCommand {
             let session = self.session.session(&connection.client)?;
             let batch = changes.into_iter().fold(session.batch(), add);
             let written = batch.commit().await?;
-            let mut output = Output::stdout();
-            if self.json {
-                output.json(&WrittenObject::from(&written))?;
-            }
-            output.flush()
+            print_written(&written, self.json)
         })
     }
 }

@@ -3,9 +3,10 @@
 use clap::{Subcommand, ValueEnum};
 use polyarch_client::{KeyspaceKind, KeyspaceView};
 
+use super::print_written;
 use crate::connection::ConnectionArguments;
 use crate::failure::Failure;
-use crate::json::{KeyspaceObject, WrittenObject};
+use crate::json::KeyspaceObject;
 use crate::terminal::Output;
 
 /// Create and list keyspaces.
@@ -56,11 +57,7 @@ impl Keyspace {
         match self {
             Self::Create { name, kind, json } => connection.run(async |connection| {
                 let written = connection.client.create_keyspace(&name, kind.into()).await?;
-                let mut output = Output::stdout();
-                if json {
-                    output.json(&WrittenObject::from(&written))?;
-                }
-                output.flush()
+                print_written(&written, json)
             }),
             Self::List { json } => connection.run(async |connection| {
                 let mut keyspaces = connection.client.keyspaces().await?;

@@ -10,3 +10,19 @@ pub(crate) mod record;
 pub(crate) mod status;
 pub(crate) mod transfer;
 pub(crate) mod verify;
+
+use polyarch_client::Written;
+
+use crate::failure::Failure;
+use crate::json::WrittenObject;
+use crate::terminal::Output;
+
+/// Says with `--json` what became of a write, which is done, also when that cannot be said.
+fn print_written(written: &Written, json: bool) -> Result<(), Failure> {
+    if !json {
+        return Ok(());
+    }
+    let mut output = Output::stdout();
+    let printed = output.json(&WrittenObject::from(written)).and_then(|()| output.flush());
+    printed.map_err(|failure| failure.after("the write is done"))
+}

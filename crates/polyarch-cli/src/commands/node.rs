@@ -5,16 +5,16 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::Args;
-use polyarch_node::{Node, NodeConfig, NodeIdentity};
+use polyarch_node::{Node, NodeConfig, NodeIdentity, StartError};
 use tokio::runtime::{Builder, Runtime};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinHandle, spawn_blocking};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::failure::Failure;
 use crate::json::IdentityObject;
 use crate::logging::{self, LogFormat};
-use crate::terminal::Output;
+use crate::signals::StopSignals;
+use crate::terminal::{Output, note};
 
 /// Found a cluster, or join one.
 #[derive(Debug, Args)]
@@ -43,7 +43,18 @@ pub(crate) struct Serve {
 
 impl Found {
     pub(crate) fn init(&self) -> Result<(), Failure> {
-        self.run("founded", polyarch_node::init)
+        self.run("founded", async |config| {
+            let founded = polyarch_node::init(config).await?;
+            if !founded.unanswered.is_empty() {
+                note(&format!(
+                    "of the configured peers nobody answered, so this is a new cluster ({}). If it should have been theirs, \
+                     remove {} and run `polyarch join` while one of them runs",
+                    founded.unanswered.join("; "),
+                    config.data_dir.display()
+                ));
+            }
+            Ok::<_, StartError>(founded.identity)
+        })
     }
 
     pub(crate) fn join(&self) -> Result<(), Failure> {
@@ -85,7 +96,7 @@ impl Serve {
 }
 
 async fn serve(config: NodeConfig) -> Result<(), Failure> {
-    let mut stop_signals = StopSignals::listen().map_err(|error| Failure::system("listen for signals", &error))?;
+    let mut stop_signals = StopSignals::listen()?;
     // Opening the data reads the log and may take long.
     let starting: JoinHandle<_> = spawn_blocking(move || Node::start(&config));
     let node = tokio::select! {
@@ -100,7 +111,7 @@ async fn serve(config: NodeConfig) -> Result<(), Failure> {
                 .hint("its last log lines say why; start the node again, and report this"))
         }
         signal = stop_signals.next() => {
-            info!(signal, "stopping");
+            info!(signal = signal.name(), "stopping");
             stop_unless_hurried(node.stop(), &mut stop_signals).await
         }
     }
@@ -109,32 +120,17 @@ async fn serve(config: NodeConfig) -> Result<(), Failure> {
 /// One line for whoever waits for the node to serve. A node serves also when nobody reads it.
 fn announce(node: &Node) {
     let mut stdout = io::stdout().lock();
-    let _ = writeln!(stdout, "listening on {}", node.address());
-    let _ = stdout.flush();
+    let told = writeln!(stdout, "listening on {}", node.address()).and_then(|()| stdout.flush());
+    if let Err(error) = told {
+        warn!(%error, "cannot write to standard output that the node listens");
+    }
 }
 
 async fn stop_unless_hurried(stop: impl Future<Output = ()>, stop_signals: &mut StopSignals) -> Result<(), Failure> {
     tokio::select! {
         () = stop => Ok(()),
-        signal = stop_signals.next() => Err(Failure::refused(format_args!("ended at once by a second {signal}"))),
-    }
-}
-
-/// The two signals that ask a node to stop.
-struct StopSignals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl StopSignals {
-    fn listen() -> io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
+        signal = stop_signals.next() => {
+            Err(Failure::stopped(signal, format_args!("ended at once by a second signal, {}", signal.name())))
         }
     }
 }

@@ -4,12 +4,14 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use polyarch_client::{Record, Supersede};
 use polyarch_protocol::limits::wire;
 
+use super::print_written;
 use crate::connection::{ConnectionArguments, SessionArguments};
 use crate::failure::Failure;
-use crate::json::{RecordObject, WrittenObject, supersede};
+use crate::json::{RecordObject, supersede};
 use crate::terminal::{Output, escaped, note, read_stdin};
 
 /// Print the value of a key
@@ -40,6 +42,7 @@ pub(crate) struct Get {
 Without --context, the value replaces all that the node holds. With the \"context\" of a read, it
 replaces what that read has shown, and what was written concurrently stays beside it.
 With --json: {\"gtid\", \"hlc\", \"token\"}
+The context of a key that is not there is null, and none to be passed on: write with --nothing-seen.
 
 Examples:
   polyarch put notes hello world
@@ -115,8 +118,8 @@ pub(crate) struct ScanCommand {
 struct RecordPlace {
     /// The keyspace: its name or id
     keyspace: String,
-    /// The key
-    #[arg(allow_negative_numbers = true)]
+    /// The key, of at least one byte
+    #[arg(allow_negative_numbers = true, value_parser = OsStringValueParser::new().try_map(not_empty))]
     key: OsString,
 }
 
@@ -135,6 +138,13 @@ impl RecordPlace {
 
     fn not_found(&self) -> Failure {
         Failure::not_found(format_args!("keyspace `{}` has no key `{}`", self.keyspace, escaped(self.key())))
+    }
+}
+
+fn not_empty(key: OsString) -> Result<OsString, &'static str> {
+    match key.is_empty() {
+        true => Err("a key has at least one byte"),
+        false => Ok(key),
     }
 }
 
@@ -184,11 +194,7 @@ impl Put {
         connection.run(async |connection| {
             let session = self.session.session(&connection.client)?;
             let written = session.put_with(&self.place.keyspace, self.place.key(), value, supersede).await?;
-            let mut output = Output::stdout();
-            if self.json {
-                output.json(&WrittenObject::from(&written))?;
-            }
-            output.flush()
+            print_written(&written, self.json)
         })
     }
 }
@@ -199,11 +205,7 @@ impl Delete {
         connection.run(async |connection| {
             let session = self.session.session(&connection.client)?;
             let written = session.delete_with(&self.place.keyspace, self.place.key(), supersede).await?;
-            let mut output = Output::stdout();
-            if self.json {
-                output.json(&WrittenObject::from(&written))?;
-            }
-            output.flush()?;
+            print_written(&written, self.json)?;
             written.dot.map(|_| ()).ok_or_else(|| self.place.not_found())
         })
     }

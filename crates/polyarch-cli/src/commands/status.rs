@@ -17,7 +17,7 @@ Asks any node of the profile, the one of --node, or each with --all. With --json
    \"equal\", \"clock_offset_ms\"}], \"counters\": {\"written\", \"received\", \"skipped\",
    \"conflicts\", \"syncs\", \"log_bytes\", \"checkpoints\", \"link_bytes_sent\",
    \"link_bytes_received\"}}
-\"node\" is the address that was named. Of a node that does not answer, --all prints
+\"node\" is the address that answered, as it was dialled. Of a node that does not answer, --all prints
 {\"node\", \"error\"}, goes on, and ends with exit status 4. Nodes that have applied the same show the
 same \"applied\" and \"digest\".
 
@@ -42,10 +42,9 @@ impl Status {
     }
 
     async fn of_one(&self, connection: &Connection) -> Result<(), Failure> {
-        let status = connection.client.status().await?;
-        let node = connection.nodes.first().filter(|_| connection.is_picked);
+        let (node, status) = connection.client.status_with_node().await?;
         let mut output = Output::stdout();
-        self.print(node, &status, &mut output)?;
+        self.print(&node, &status, &mut output)?;
         output.flush()
     }
 
@@ -62,7 +61,7 @@ impl Status {
         for (node, answer) in connection.nodes.iter().zip(asking) {
             match answer.await.expect("asking neither panics nor is aborted") {
                 Ok(status) => {
-                    self.print(Some(node), &status, &mut output)?;
+                    self.print(node, &status, &mut output)?;
                     statuses.push(status);
                 }
                 Err(error) => {
@@ -84,16 +83,18 @@ impl Status {
         }
     }
 
-    fn print(&self, node: Option<&NodeAddress>, status: &StatusView, output: &mut Output) -> Result<(), Failure> {
+    fn print(&self, node: &NodeAddress, status: &StatusView, output: &mut Output) -> Result<(), Failure> {
         if self.json {
             return output.json(&StatusObject::of(node, status));
         }
-        let address = node.map(|node| format!(" at {node}")).unwrap_or_default();
+        if let Some(alarm) = storage_alarm(node, status) {
+            output.line(alarm)?;
+        }
         let writes = status.writes_refused.as_ref().map_or("accepted".to_owned(), |why| format!("REFUSED: {why}"));
         let applied: Vec<String> = status.applied.iter().map(ToString::to_string).collect();
         let write_sets: u64 = status.applied.iter().map(|dot| dot.seq).sum();
         let c = &status.counters;
-        output.line(format_args!("node {}{address}, polyarch {}", status.server_id, status.version))?;
+        output.line(format_args!("node {} at {node}, polyarch {}", status.server_id, status.version))?;
         output.line(format_args!("  cluster   {}", status.cluster_id))?;
         output.line(format_args!("  writes    {writes}"))?;
         output.line(format_args!("  applied   {write_sets} write sets: {}", applied.join(", ")))?;
@@ -109,6 +110,20 @@ impl Status {
         status.peers.iter().try_for_each(|peer| output.line(format_args!("  member {}", described(peer))))?;
         output.line("")
     }
+}
+
+/// How the words begin in which a node says that its storage failed.
+const STORAGE_FAILED: &str = "this node's storage failed";
+
+/// What comes before all else of a node that writes no more, and what to do.
+fn storage_alarm(node: &NodeAddress, status: &StatusView) -> Option<String> {
+    let why = status.writes_refused.as_ref().filter(|why| why.starts_with(STORAGE_FAILED))?;
+    let server_id = status.server_id;
+    Some(format!(
+        "ALARM: node {server_id} at {node} writes no more: {why}\n  to do     see to its disk (its log says what failed), \
+         then restart it: it goes on with what is on the disk, and is fed the\n            rest by the others. With the node \
+         stopped, `polyarch verify DATA_DIR` checks what is there"
+    ))
 }
 
 fn described(peer: &PeerView) -> String {
@@ -131,10 +146,47 @@ fn described(peer: &PeerView) -> String {
 fn verdict(statuses: &[StatusView]) -> String {
     let nodes = statuses.len();
     let equal = |part: fn(&StatusView, &StatusView) -> bool| statuses.windows(2).all(|pair| part(&pair[0], &pair[1]));
+    // While something waits for its sync, a node does not know the digest of what it shows.
+    let is_unknown = statuses.iter().any(|status| status.digest.is_empty());
     match (equal(|a, b| a.applied == b.applied), equal(|a, b| a.digest == b.digest)) {
         _ if nodes < 2 => format!("{nodes} answered"),
+        (true, false) if is_unknown => {
+            format!("all {nodes} that answered have applied the same; not all know their digest yet, ask again")
+        }
         (true, true) => format!("all {nodes} that answered are equal"),
         (true, false) => format!("ALARM: the {nodes} that answered have applied the same and their digests differ"),
         (false, _) => format!("the {nodes} that answered are not equal yet"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use polyarch_client::Refusal;
+
+    use super::*;
+
+    fn status(writes_refused: Option<Refusal>) -> StatusView {
+        StatusView {
+            cluster_id: String::new(),
+            server_id: 7,
+            version: String::new(),
+            writes_refused: writes_refused.map(|refusal| refusal.to_string()),
+            applied: Vec::new(),
+            digest: String::new(),
+            peers: Vec::new(),
+            counters: Default::default(),
+        }
+    }
+
+    #[test]
+    fn a_node_whose_storage_failed_is_an_alarm_that_says_what_to_do() {
+        let node: NodeAddress = "127.0.0.1:7401".parse().unwrap();
+        let alarm = |refusal| storage_alarm(&node, &status(refusal));
+        let failed = alarm(Some(Refusal::WritesStopped("disk full".to_owned()))).unwrap();
+        for expected in ["ALARM: node 7 at 127.0.0.1:7401", "(disk full)", "restart it", "polyarch verify"] {
+            assert!(failed.contains(expected), "{failed}");
+        }
+        assert_eq!(alarm(Some(Refusal::NotJoined)), None);
+        assert_eq!(alarm(None), None);
     }
 }

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use crate::connection::ConnectionArguments;
 use crate::failure::Failure;
 use crate::json::{ImportRecord, RecordObject};
+use crate::signals::StopSignals;
 use crate::terminal::{Line, Lines, Output, Place, note, write_json};
 
 /// Records that are under way at once.
@@ -66,9 +67,13 @@ impl Import {
         let name = place.name();
         let (input, bytes) = place.open()?;
         connection.run(async |connection| {
+            let mut stop_signals = StopSignals::listen()?.and_hang_up()?;
             let mut importing = Importing::new(connection.client.clone(), self.keyspace, progress_bar(bytes));
             let mut lines = read_ahead(Lines::of(input));
-            let ended = importing.all(&mut lines, &name).await;
+            let ended = tokio::select! {
+                ended = importing.all(&mut lines, &name) => ended,
+                signal = stop_signals.next() => Err(Failure::stopped(signal, signal.name())),
+            };
             importing.finish(ended).await
         })
     }

@@ -1,6 +1,5 @@
 //! `polyarch demo`: three real nodes, a real data set, a cut, a conflict, a heal.
 
-use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -9,7 +8,8 @@ use serde_json::Value;
 
 use crate::failure::Failure;
 use crate::local_cluster::LocalCluster;
-use crate::terminal;
+use crate::signals::{StopSignal, StopSignals};
+use crate::terminal::{self, Output};
 
 /// The media types of the npm package mime-db; see the folder for version and licence.
 const MIME_DB: &str = include_str!("mime-db/db.json");
@@ -35,18 +35,36 @@ pub(crate) struct Demo {
 impl Demo {
     pub(crate) fn run(&self, program: &str) -> Result<(), Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.map_err(|error| Failure::system("start a runtime", &error))?.block_on(async {
-            tokio::select! {
-                played = self.play(program) => played,
-                () = told_to_end() => Err(Failure::refused("stopped; the nodes are gone and their files removed")),
-            }
-        })
+        let runtime = runtime.map_err(|error| Failure::system("start a runtime", &error))?;
+        runtime.block_on(self.run_until_stopped(program))
     }
 
-    async fn play(&self, program: &str) -> Result<(), Failure> {
+    /// Whatever ends the play, the nodes that it started end with it; unless it came to its end, and they are to stay.
+    async fn run_until_stopped(&self, program: &str) -> Result<(), Failure> {
+        let mut stop_signals = StopSignals::listen()?.and_hang_up()?;
         let directory = tempfile::Builder::new().prefix("polyarch-demo-").tempdir();
         let directory = directory.map_err(|error| Failure::system("make a temporary directory", &error))?;
-        let stage = Stage::open(LocalCluster::start(directory.path(), 3, "").await?, self.pause)?;
+        let cluster = tokio::select! {
+            cluster = LocalCluster::start(directory.path(), 3, "") => cluster?,
+            signal = stop_signals.next() => return Err(stopped(signal)),
+        };
+        let played = tokio::select! {
+            played = self.play(&cluster, program) => played,
+            signal = stop_signals.next() => Err(stopped(signal)),
+        };
+        match played.is_ok() && self.keep {
+            true => {
+                cluster.leave_running();
+                // The directory is the user's from here on.
+                let _ = directory.keep();
+            }
+            false => cluster.stop().await,
+        }
+        played
+    }
+
+    async fn play(&self, cluster: &LocalCluster, program: &str) -> Result<(), Failure> {
+        let mut stage = Stage::open(cluster, self.pause)?;
         stage.three_masters().await?;
         stage.one_key_on_three_nodes().await?;
         stage.cut_apart().await?;
@@ -54,60 +72,46 @@ impl Demo {
         stage.settle().await?;
         stage.agree().await?;
         if self.keep {
-            stage.say_how_to_go_on(program);
-            stage.cluster.leave_running();
-            // The directory is the user's from here on.
-            let _ = directory.keep();
-        } else {
-            stage.cluster.stop().await;
+            stage.say_how_to_go_on(program)?;
         }
-        Ok(())
+        stage.output.flush()
     }
 }
 
-/// Ctrl-C, a SIGTERM, or the terminal's end.
-async fn told_to_end() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let signals = (signal(SignalKind::terminate()), signal(SignalKind::hangup()));
-    let (Ok(mut terminate), Ok(mut hang_up)) = signals else {
-        let _ = tokio::signal::ctrl_c().await;
-        return;
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
-        _ = hang_up.recv() => {}
-    }
+fn stopped(signal: StopSignal) -> Failure {
+    Failure::stopped(signal, format_args!("ended by {}; the nodes are gone and their files removed", signal.name()))
 }
 
 /// The cluster, and a client that talks to each of its nodes and to no other.
-struct Stage {
-    cluster: LocalCluster,
+struct Stage<'a> {
+    cluster: &'a LocalCluster,
     at: Vec<Client>,
+    output: Output,
     pause: bool,
     colours: bool,
 }
 
-impl Stage {
-    fn open(cluster: LocalCluster, pause: bool) -> Result<Self, Failure> {
+impl<'a> Stage<'a> {
+    fn open(cluster: &'a LocalCluster, pause: bool) -> Result<Self, Failure> {
         let client = cluster.client()?;
         let at = cluster.nodes().iter().map(|node| client.only(&node.address)).collect();
-        Ok(Self { cluster, at, pause, colours: terminal::has_colours(&std::io::stdout()) })
+        let colours = terminal::has_colours(&std::io::stdout());
+        Ok(Self { cluster, at, output: Output::stdout(), pause, colours })
     }
 
     fn at(&self, server_id: u32) -> &Client {
         &self.at[server_id as usize - 1]
     }
 
-    async fn three_masters(&self) -> Result<(), Failure> {
-        self.act("Three masters");
+    async fn three_masters(&mut self) -> Result<(), Failure> {
+        self.act("Three masters")?;
         for node in self.cluster.nodes() {
-            println!(
+            self.output.line(format_args!(
                 "  node {} listens on {} (process {})",
                 node.server_id,
                 node.address,
                 node.pid().unwrap_or_default()
-            );
+            ))?;
         }
         self.at(1).create_keyspace("types", KeyspaceKind::Mv).await?;
         self.at(1).create_keyspace("settings", KeyspaceKind::Lww).await?;
@@ -119,16 +123,16 @@ impl Stage {
         let thirds: Vec<_> = types.chunks(types.len().div_ceil(3)).collect();
         tokio::try_join!(import(self.at(1), thirds[0]), import(self.at(2), thirds[1]), import(self.at(3), thirds[2]))?;
         self.equal().await?;
-        println!(
+        self.output.line(format_args!(
             "  imported {} media types, a third through each node at the same time; all three hold all of them after {} ms",
             types.len(),
             since.elapsed().as_millis()
-        );
-        self.done()
+        ))?;
+        self.done().await
     }
 
-    async fn one_key_on_three_nodes(&self) -> Result<(), Failure> {
-        self.act("One key, changed on all three nodes at once");
+    async fn one_key_on_three_nodes(&mut self) -> Result<(), Failure> {
+        self.act("One key, changed on all three nodes at once")?;
         // Three people read the same value, then each changes it at another node.
         let read = tokio::try_join!(self.json_type(1), self.json_type(2), self.json_type(3))?;
         tokio::try_join!(
@@ -138,12 +142,14 @@ impl Stage {
         )?;
         self.equal().await?;
         self.show(&[("types", JSON)]).await?;
-        println!("  None of the three saw another's change, so none may replace it: all three are kept, as siblings.");
-        self.done()
+        self.output.line(
+            "  None of the three saw another's change, so none may replace it: all three are kept, as siblings.",
+        )?;
+        self.done().await
     }
 
-    async fn cut_apart(&self) -> Result<(), Failure> {
-        self.act("Node 3 is cut off; both sides go on writing and deleting");
+    async fn cut_apart(&mut self) -> Result<(), Failure> {
+        self.act("Node 3 is cut off; both sides go on writing and deleting")?;
         for (here, there) in [(1, 3), (2, 3), (3, 1), (3, 2)] {
             self.at(1).cut_link(&self.cluster.nodes()[here - 1].address, there).await?;
         }
@@ -158,47 +164,47 @@ impl Stage {
         right.put("settings", "banner", "green, by 3").await?;
         self.cluster.wait_until_equal(self.at(1), &[1, 2], EQUAL_WITHIN).await?;
         self.show(PLAYED).await?;
-        println!("  Every write was acknowledged at once: no node waits for another.");
-        self.done()
+        self.output.line("  Every write was acknowledged at once: no node waits for another.")?;
+        self.done().await
     }
 
-    async fn heal(&self) -> Result<(), Failure> {
-        self.act("The link is healed");
+    async fn heal(&mut self) -> Result<(), Failure> {
+        self.act("The link is healed")?;
         let since = Instant::now();
         for (here, there) in [(1, 3), (2, 3), (3, 1), (3, 2)] {
             self.at(1).heal_link(&self.cluster.nodes()[here - 1].address, there).await?;
         }
         self.equal().await?;
-        println!("  equal after {} ms", since.elapsed().as_millis());
+        self.output.line(format_args!("  equal after {} ms", since.elapsed().as_millis()))?;
         self.show(PLAYED).await?;
-        println!("  {CSS}: changed on both sides, so both changes are shown.");
-        println!(
+        self.output.line(format_args!("  {CSS}: changed on both sides, so both changes are shown."))?;
+        self.output.line(format_args!(
             "  {PNG}: deleted on one side and changed on the other; the delete had not seen the change, which survives."
-        );
-        println!(
+        ))?;
+        self.output.line(format_args!(
             "  {WOFF}: deleted on one side and untouched on the other: gone everywhere, and it does not come back."
-        );
-        println!("  banner: its keyspace is `lww`, so the later of two concurrent writes is shown.");
-        self.done()
+        ))?;
+        self.output.line("  banner: its keyspace is `lww`, so the later of two concurrent writes is shown.")?;
+        self.done().await
     }
 
-    async fn settle(&self) -> Result<(), Failure> {
-        self.act("A person settles the conflict, at any node");
+    async fn settle(&mut self) -> Result<(), Failure> {
+        self.act("A person settles the conflict, at any node")?;
         let seen = read(self.at(2), CSS).await?;
         edit(self.at(2), CSS, &seen, "by 1 and 3").await?;
         self.equal().await?;
         self.show(&[("types", CSS)]).await?;
-        println!("  The write named what its writer had been shown, and replaced exactly that.");
-        self.done()
+        self.output.line("  The write named what its writer had been shown, and replaced exactly that.")?;
+        self.done().await
     }
 
-    async fn agree(&self) -> Result<(), Failure> {
-        self.act("Proof that the three are equal");
+    async fn agree(&mut self) -> Result<(), Failure> {
+        self.act("Proof that the three are equal")?;
         let statuses = self.equal().await?;
         for status in &statuses {
             let applied: Vec<String> = status.applied.iter().map(|dot| dot.to_string()).collect();
-            println!("  node {}: applied {}", status.server_id, applied.join(", "));
-            println!("          digest  {}", status.digest);
+            self.output.line(format_args!("  node {}: applied {}", status.server_id, applied.join(", ")))?;
+            self.output.line(format_args!("          digest  {}", status.digest))?;
         }
         let equal =
             statuses.windows(2).all(|pair| (&pair[0].applied, &pair[0].digest) == (&pair[1].applied, &pair[1].digest));
@@ -207,28 +213,35 @@ impl Stage {
                 "equal applied-sets, different digests: this must not happen; please report it",
             ));
         }
-        println!(
-            "\nWhat you saw: three nodes that all take writes, also alone. What was written concurrently was kept and shown"
-        );
-        println!(
-            "instead of lost; what was deleted stayed deleted; and in the end each could prove that it holds the same."
-        );
-        Ok(())
+        self.output.line(
+            "
+What you saw: three nodes that all take writes, also alone. What was written concurrently was kept and shown
+instead of lost; what was deleted stayed deleted; and in the end each could prove that it holds the same.",
+        )
     }
 
-    fn say_how_to_go_on(&self, program: &str) {
-        let program = terminal::shell_word(program.as_ref());
-        println!("\nThe cluster goes on running. To play:\n");
-        println!("export POLYARCH_PROFILE={}", terminal::shell_word(&self.cluster.profile_path()));
-        println!("{program} status --all");
-        println!("{program} get types {JSON} --json");
-        println!("{program} link cut 3 --node {}", self.cluster.nodes()[0].address);
-        println!("{program} put types {PNG} 'written at node 3' --node {}", self.cluster.nodes()[2].address);
-        println!("{program} link heal 3 --node {}", self.cluster.nodes()[0].address);
-        let pids: Vec<String> =
-            self.cluster.nodes().iter().filter_map(|n| n.pid()).map(|pid| pid.to_string()).collect();
-        println!("\nTo end it:\n");
-        println!("kill {} && rm -r {}", pids.join(" "), terminal::shell_word(self.cluster.directory()));
+    fn say_how_to_go_on(&mut self, program: &str) -> Result<(), Failure> {
+        let (program, profile) = (terminal::shell_word(program.as_ref()), self.cluster.profile_path());
+        let (profile, directory) = (terminal::shell_word(&profile), terminal::shell_word(self.cluster.directory()));
+        let nodes = self.cluster.nodes();
+        let pids: Vec<String> = nodes.iter().filter_map(|node| node.pid()).map(|pid| pid.to_string()).collect();
+        let (pids, node_1, node_3) = (pids.join(" "), &nodes[0].address, &nodes[2].address);
+        // The nodes have a second to close their files before these are removed.
+        self.output.line(format_args!(
+            "
+The cluster goes on running. To play:
+
+export POLYARCH_PROFILE={profile}
+{program} status --all
+{program} get types {JSON} --json
+{program} link cut 3 --node {node_1}
+{program} put types {PNG} 'written at node 3' --node {node_3}
+{program} link heal 3 --node {node_1}
+
+To end it:
+
+kill {pids} && sleep 1 && rm -r {directory}"
+        ))
     }
 
     async fn json_type(&self, server_id: u32) -> Result<Record, Failure> {
@@ -240,7 +253,7 @@ impl Stage {
     }
 
     /// Shows keys as each node has them, side by side.
-    async fn show(&self, keys: &[(&str, &str)]) -> Result<(), Failure> {
+    async fn show(&mut self, keys: &[(&str, &str)]) -> Result<(), Failure> {
         let mut rows = vec![["".to_owned(), "node 1".to_owned(), "node 2".to_owned(), "node 3".to_owned()]];
         for (keyspace, key) in keys {
             let mut row = [(*key).to_owned(), String::new(), String::new(), String::new()];
@@ -251,31 +264,32 @@ impl Stage {
         }
         let widths: Vec<usize> =
             (0..4).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
-        println!();
+        self.output.line("")?;
         for row in rows {
             let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-            println!("    {}", cells.join("   ").trim_end());
+            self.output.line(format_args!("    {}", cells.join("   ").trim_end()))?;
         }
-        println!();
+        self.output.line("")?;
         Ok(())
     }
 
-    fn act(&self, title: &str) {
+    fn act(&mut self, title: &str) -> Result<(), Failure> {
         match self.colours {
-            true => println!("\n\x1b[1m{title}\x1b[0m"),
-            false => println!("\n{title}"),
+            true => self.output.line(format_args!("\n\x1b[1m{title}\x1b[0m")),
+            false => self.output.line(format_args!("\n{title}")),
         }
     }
 
-    fn done(&self) -> Result<(), Failure> {
-        let failed = |error: std::io::Error| Failure::system("use the terminal", &error);
-        std::io::stdout().flush().map_err(failed)?;
-        if self.pause && std::io::stdin().is_terminal() {
-            print!("  [Enter] ");
-            std::io::stdout().flush().map_err(failed)?;
-            std::io::stdin().read_line(&mut String::new()).map_err(failed)?;
+    /// The end of an act.
+    async fn done(&mut self) -> Result<(), Failure> {
+        if self.pause {
+            self.output.bytes(b"  [Enter] ")?;
         }
-        Ok(())
+        self.output.flush()?;
+        match self.pause {
+            true => terminal::enter().await,
+            false => Ok(()),
+        }
     }
 }
 

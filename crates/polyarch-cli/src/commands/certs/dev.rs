@@ -100,15 +100,13 @@ impl Dev {
     }
 
     fn node_config(&self, server_id: u32) -> String {
-        let peers = match server_id {
-            1 => "# The founder learns of the others when they join.\npeers = []".to_owned(),
-            _ => format!("peers = {}", self.addresses((1..=self.nodes).filter(|id| *id != server_id))),
-        };
+        // The founder's too: `init` asks them, so that a founder whose disk was lost founds no second cluster.
+        let peers = self.addresses((1..=self.nodes).filter(|id| *id != server_id));
         format!(
             "# Node {server_id} of a cluster on one machine. Paths are meant from this file's directory.\n\
              data_dir = \"data/node-{server_id}\"\n\
              listen = \"{}\"\n\
-             {peers}\n\
+             peers = {peers}\n\
              ca = \"ca.pem\"\n\
              cert = \"node-{server_id}.pem\"\n\
              key = \"node-{server_id}.key\"\n\
@@ -194,6 +192,8 @@ mod tests {
             assert_eq!(config.listen.port(), 9000 + server_id);
             assert_eq!(config.data_dir, directory.path().join(format!("data/node-{server_id}")));
             assert_eq!(config.roles.write, ["app"]);
+            let others = (1..=3).filter(|other| *other != server_id).map(|other| format!("127.0.0.1:{}", 9000 + other));
+            assert_eq!(config.peers, others.collect::<Vec<_>>());
         }
         for (file, name) in [("client.toml", "admin"), ("client-app.toml", "app")] {
             let profile = Profile::load(directory.path().join(file)).unwrap();

@@ -67,8 +67,8 @@ pub(crate) struct Making {
     /// The directory of the authority and all it issued
     #[arg(long, default_value = "certs")]
     pub(crate) dir: PathBuf,
-    /// How long it is valid, in days [default: 3650 for an authority, else 825]
-    #[arg(long, value_name = "N")]
+    /// How long it is valid, in days; no certificate outlives its authority [default: 3650 for an authority, else 825]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) days: Option<u32>,
     /// Replace what exists. A replaced authority makes all that it issued worthless
     #[arg(long)]
