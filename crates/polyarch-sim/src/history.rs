@@ -4,12 +4,12 @@ use std::rc::Rc;
 use bytes::Bytes;
 use polyarch_crdt::Dot;
 use polyarch_protocol::catalog::KeyspaceKind;
-use polyarch_protocol::{ChainHash, ChainHeads, KeyspaceId, RecordKey, WriteSet};
+use polyarch_protocol::{ChainHash, ChainHeads, Durability, KeyspaceId, RecordKey, WriteSet};
 
 use crate::invariants::no_resurrection::Graves;
 use crate::invariants::{
     Checked, Violation, acked_is_durable, applied_once_and_in_order, causal_order, gtid_never_two_payloads,
-    supersedes_what_was_shown,
+    interval_loses_a_suffix, supersedes_what_was_shown,
 };
 use crate::registers::{Meant, Registers, Seen, Written};
 
@@ -21,6 +21,8 @@ pub struct History {
     nodes: Vec<NodeHistory>,
     acked: BTreeSet<Dot>,
     excused: BTreeSet<Dot>,
+    /// What crashes of interval nodes took back.
+    lost: BTreeSet<Dot>,
     /// Who superseded whom.
     pub graves: Graves,
 }
@@ -32,7 +34,14 @@ pub struct NodeHistory {
     order: Vec<Rc<Written>>,
     /// How much of that was synced.
     synced: usize,
+    /// How much of that its clients could see.
+    published_len: usize,
+    /// What its process wrote itself since it started, in order.
+    own: Vec<Dot>,
+    /// It is an image's, put in the place of what there was.
+    is_set_back: bool,
     staged: Registers,
+    published: Registers,
     durable: Registers,
 }
 
@@ -107,6 +116,7 @@ impl History {
                 let written = Rc::new(self.nodes[at].meant(&decoded, bytes, intent)?);
                 self.graves.note(&written);
                 self.writes.insert(dot, Rc::clone(&written));
+                self.nodes[at].own.push(dot);
                 written
             }
         };
@@ -125,21 +135,53 @@ impl History {
         node.synced = node.order.len();
     }
 
+    /// A node showed its clients all that it was given.
+    pub fn published(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        for written in &node.order[node.published_len..] {
+            node.published.apply(written);
+        }
+        node.published_len = node.order.len();
+    }
+
     /// A node started again and says that it has `heads`.
     ///
     /// # Errors
-    /// When something is missing that was synced, or it has what it never had in this order.
-    pub fn recovered(&mut self, at: usize, server_id: u32, heads: &ChainHeads) -> Checked {
+    /// When something is missing that was synced, or more than its durability allows, or it has what
+    /// it never had in this order.
+    pub fn recovered(&mut self, at: usize, server_id: u32, durability: Durability, heads: &ChainHeads) -> Checked {
         let recovered = Seen::from(heads.applied());
-        let node = &mut self.nodes[at];
+        let node = &self.nodes[at];
         acked_is_durable::check_recovered(server_id, node.durable.seen(), &recovered)?;
         let order = node.order.iter().map(|written| written.dot);
         let len = applied_once_and_in_order::check_prefix(server_id, order, &recovered)?;
+        self.take_back(at, server_id, durability, &recovered)?;
+        let node = &mut self.nodes[at];
         node.order.truncate(len);
         node.staged = Registers::of(&node.order);
+        node.published = node.staged.clone();
         node.durable = node.staged.clone();
-        node.synced = len;
+        (node.synced, node.published_len) = (len, len);
         self.check_chains(server_id, heads)
+    }
+
+    /// Notes what a process wrote that did not outlive it.
+    fn take_back(&mut self, at: usize, server_id: u32, durability: Durability, recovered: &Seen) -> Checked {
+        if std::mem::take(&mut self.nodes[at].is_set_back) {
+            // An image may have what the disk then lost.
+            self.lost.retain(|dot| !recovered.includes(*dot));
+        }
+        let own = std::mem::take(&mut self.nodes[at].own);
+        let others = self.nodes.iter().enumerate().filter(|(other, _)| *other != at);
+        let others = others.map(|(_, node)| node.staged.seen());
+        let lost = interval_loses_a_suffix::check(server_id, &own, self.nodes[at].durable.seen(), recovered, others)?;
+        match durability {
+            Durability::Sync => acked_is_durable::check_lost(server_id, lost, &self.acked),
+            Durability::Interval => {
+                self.lost.extend(lost);
+                Ok(())
+            }
+        }
     }
 
     /// All nodes have one history of each origin.
@@ -158,6 +200,8 @@ impl History {
     /// A node's disk was replaced by an older image of itself. What only that disk had is lost, and
     /// no node is to blame.
     pub fn set_back(&mut self, at: usize, image: NodeHistory) {
+        // What the image's process wrote, the one that ran on may have synced and sent since.
+        let image = NodeHistory { own: Vec::new(), is_set_back: true, ..image };
         let lost = std::mem::replace(&mut self.nodes[at], image);
         for written in &lost.order {
             if !self.nodes.iter().any(|node| node.durable.seen().includes(written.dot)) {
@@ -171,9 +215,20 @@ impl History {
         self.acked.insert(dot);
     }
 
-    /// What clients were told is written, but for what was lost with a disk.
+    /// What clients were told is written, but for what was lost with a disk, or by a crash of an
+    /// interval node before its sync.
     pub fn acked_and_kept(&self) -> impl Iterator<Item = &Dot> {
-        self.acked.difference(&self.excused)
+        self.acked.difference(&self.excused).filter(|dot| !self.lost.contains(dot))
+    }
+
+    /// What crashes of interval nodes took back.
+    pub fn lost(&self) -> impl Iterator<Item = &Dot> {
+        self.lost.iter()
+    }
+
+    /// How many writes clients were told are written and crashes of interval nodes took back.
+    pub fn acked_and_lost_count(&self) -> usize {
+        self.acked.intersection(&self.lost).count()
     }
 
     /// How many writes clients were told are written.
@@ -188,7 +243,13 @@ impl NodeHistory {
         &self.staged
     }
 
-    /// What the node should show to clients and peers: all that is synced.
+    /// What the node should show to clients: what is synced, or all that it was given, as its
+    /// durability has it.
+    pub fn published(&self) -> &Registers {
+        &self.published
+    }
+
+    /// What the node may show to peers: all that is synced.
     pub fn durable(&self) -> &Registers {
         &self.durable
     }

@@ -111,12 +111,14 @@ fn run(seeds: Range<u64>, jobs: Option<usize>, bug: Option<Bug>, failures: usize
 fn print_totals(totals: &Totals, seconds: f64) {
     let seeds = totals.passed + totals.failures.len() as u64;
     println!(
-        "{} of {seeds} seeds passed in {seconds:.1} s ({:.1} seeds/s): {} operations answered, {} writes acked, {} faults, {} node starts, {:.1} h of virtual time",
+        "{} of {seeds} seeds passed in {seconds:.1} s ({:.1} seeds/s): {} operations answered, {} writes acked ({} lost by interval nodes), {} faults, {} late joins, {} node starts, {:.1} h of virtual time",
         totals.passed,
         seeds as f64 / seconds.max(0.001),
         totals.operations,
         totals.acked,
+        totals.acked_and_lost,
         totals.faults,
+        totals.late_joins,
         totals.starts,
         totals.virtual_ms as f64 / 3_600_000.0
     );

@@ -69,6 +69,8 @@ pub struct Process {
     pub inputs: VecDeque<(Input, Option<Intent>)>,
     /// A sync is running.
     pub is_syncing: bool,
+    /// Before then an interval node does not sync again.
+    pub sync_due_us: u64,
     /// Up to where the log is synced.
     pub durable_end: LogPosition,
     /// What is published to readers.
@@ -81,6 +83,8 @@ pub struct Process {
     pub links: BTreeMap<LinkId, LinkEnd>,
     /// Checkpoint that is to be run.
     pub checkpoint: Option<SimCheckpointJob>,
+    /// One is to begin as soon as all is synced.
+    pub is_checkpoint_due: bool,
     /// The log failed: no more writes until a restart.
     pub has_failed: bool,
 }
@@ -148,11 +152,13 @@ impl Node {
             log,
             inputs: VecDeque::new(),
             is_syncing: false,
+            sync_due_us: 0,
             durable_end,
             published,
             waiting: Vec::new(),
             links: BTreeMap::new(),
             checkpoint: None,
+            is_checkpoint_due: false,
             has_failed: false,
         });
         Ok(report.state)
@@ -169,6 +175,18 @@ impl Node {
             true => self.process.as_mut(),
             false => None,
         }
+    }
+}
+
+impl Process {
+    /// Whether anything waits for a sync.
+    pub fn is_staged(&self) -> bool {
+        self.replica.storage().staged_end() > self.durable_end
+    }
+
+    /// Whether all that came in is handled and synced.
+    pub fn is_at_rest(&self) -> bool {
+        !self.is_syncing && self.inputs.is_empty() && !self.is_staged()
     }
 }
 

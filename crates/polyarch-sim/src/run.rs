@@ -83,6 +83,10 @@ pub struct Totals {
     pub starts: u64,
     /// Writes that clients were told are written.
     pub acked: u64,
+    /// Those of them that crashes of interval nodes took back.
+    pub acked_and_lost: u64,
+    /// Seeds in which a node joined late.
+    pub late_joins: u64,
     /// What broke, in the order of seeds.
     pub failures: Vec<Failure>,
 }
@@ -94,6 +98,8 @@ impl Totals {
         self.faults += report.fault_count() as u64;
         self.starts += report.starts as u64;
         self.acked += report.acked as u64;
+        self.acked_and_lost += report.acked_and_lost as u64;
+        self.late_joins += u64::from(report.joined_after > 0);
         self.virtual_ms += report.virtual_ms;
         let least = |old: Option<usize>, new: usize| Some(old.map_or(new, |old| old.min(new)));
         self.operations_min = least(self.operations_min, report.operations);

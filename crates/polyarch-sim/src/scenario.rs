@@ -3,6 +3,8 @@
 //! Swarm testing (Groce et al. 2012): each seed leaves out some kinds of faults and actions and
 //! draws its own rates for the others, for what never happens together is never found together.
 
+use polyarch_protocol::Durability;
+
 use crate::rng::Rng;
 
 /// A kind of fault.
@@ -135,6 +137,13 @@ pub struct Scenario {
     pub slow_delay_us: (u64, u64),
     /// How many of 1,000 messages are slow.
     pub slow_permille: u64,
+    /// When each node acknowledges.
+    pub durability: Vec<Durability>,
+    /// How often a node with [`Durability::Interval`] syncs.
+    pub sync_interval_us: u64,
+    /// When the last node is first started, counted from when clients begin: it joins with an empty
+    /// disk what has been at work without it. `None`: with the others.
+    pub joins_late_us: Option<u64>,
     /// How long a sync takes.
     pub sync_us: (u64, u64),
     /// Inputs that share a sync, at most.
@@ -197,6 +206,9 @@ impl Scenario {
             keys: rng.between((1, 4)) as usize,
             fault_kinds,
             removes_log,
+            durability: draw_durability(rng, nodes),
+            sync_interval_us: rng.weighted(&[(5_000, 2), (100_000, 4), (1_000_000, 2), (4_000_000, 1)]),
+            joins_late_us: rng.chance(200).then(|| rng.between((500_000, 10_000_000))),
             is_scripted: false,
             fault_gap_us: rng.weighted(&[((50_000, 800_000), 5), ((200_000, 2_000_000), 4), ((1_000, 200_000), 1)]),
             fault_lasts_us: rng.weighted(&[((50_000, 1_000_000), 4), ((500_000, 6_000_000), 4)]),
@@ -253,6 +265,9 @@ impl Scenario {
             delay_us: (200, 1_000),
             slow_delay_us: (0, 0),
             slow_permille: 0,
+            durability: vec![Durability::Sync; nodes],
+            sync_interval_us: 0,
+            joins_late_us: None,
             sync_us: (200, 400),
             inputs_max: 16,
             link_patience_us: 500_000,
@@ -278,6 +293,16 @@ impl Scenario {
     }
 }
 
+/// In four of five worlds every node syncs before it acknowledges; in the others some do, or none.
+fn draw_durability(rng: &mut Rng, nodes: usize) -> Vec<Durability> {
+    let permille = rng.weighted(&[(0, 16), (600, 3), (1_000, 1)]);
+    let drawn = (0..nodes).map(|_| match rng.chance(permille) {
+        true => Durability::Interval,
+        false => Durability::Sync,
+    });
+    drawn.collect()
+}
+
 /// Leaves out some of `items`, `permille` of each 1,000, and draws new weights for the others.
 /// The first item stays, so that there is always one.
 fn swarm<T: Copy>(rng: &mut Rng, items: &[(T, u64)], permille: u64) -> Vec<(T, u64)> {
@@ -290,4 +315,20 @@ fn swarm<T: Copy>(rng: &mut Rng, items: &[(T, u64)], permille: u64) -> Vec<(T, u
         }
     }
     drawn
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn most_worlds_sync_first_and_the_others_are_mixed_or_interval_alone() {
+        let mut rng = Rng::new(1);
+        let worlds: Vec<Vec<Durability>> = (0..1_000).map(|_| Scenario::draw(&mut rng).durability).collect();
+        let having = |durability| worlds.iter().filter(|nodes| nodes.contains(&durability)).count();
+        let (with_sync, with_interval) = (having(Durability::Sync), having(Durability::Interval));
+        assert!((140..260).contains(&with_interval), "{with_interval}");
+        assert!((20..100).contains(&(1_000 - with_sync)), "{with_sync}");
+        assert!(with_sync + with_interval > 1_050, "{with_sync} + {with_interval}");
+    }
 }

@@ -1,8 +1,13 @@
 //! An acknowledged write survives a power cut: what a node synced, it has after every recovery,
 //! and what a client was told is written is on every node in the end.
 //!
+//! What a node with `durability = "interval"` acknowledged may be lost, as far as
+//! [`interval_loses_a_suffix`](super::interval_loses_a_suffix) lets it.
+//!
 //! Source: the durability of ARIES (Mohan et al. 1992); the checker keeps the acks outside of the
 //! nodes, as Jepsen's set test does.
+
+use std::collections::BTreeSet;
 
 use polyarch_crdt::Dot;
 
@@ -20,6 +25,16 @@ pub fn check_recovered(server_id: u32, synced: &Seen, recovered: &Seen) -> Check
             NAME,
             format!("node {server_id} had synced {dot}, and after its restart it has {recovered:?}"),
         )),
+    }
+}
+
+/// After a recovery of a node that syncs first: of what it `lost` nothing was acked.
+pub fn check_lost(server_id: u32, lost: &[Dot], acked: &BTreeSet<Dot>) -> Checked {
+    match lost.iter().find(|dot| acked.contains(dot)) {
+        None => Ok(()),
+        Some(dot) => {
+            Err(Violation::new(NAME, format!("{dot} was acked, and node {server_id} lost it when it was restarted")))
+        }
     }
 }
 

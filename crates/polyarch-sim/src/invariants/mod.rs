@@ -10,6 +10,7 @@ pub mod context_matches_values;
 pub mod converges;
 pub mod equal_applied_sets_equal_digests;
 pub mod gtid_never_two_payloads;
+pub mod interval_loses_a_suffix;
 pub mod lww_winner_is_greatest;
 pub mod no_alarm_without_cause;
 pub mod no_lost_sibling;

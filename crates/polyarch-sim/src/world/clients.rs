@@ -273,7 +273,7 @@ impl World {
         let pending = self.clients[tag.connection as usize].pending.get(&tag.request);
         match pending.and_then(|pending| pending.seen.as_ref()) {
             Some(seen) => {
-                session_never_goes_back::check(self.nodes[at].server_id, seen, self.history.node(at).durable().seen())
+                session_never_goes_back::check(self.nodes[at].server_id, seen, self.history.node(at).published().seen())
             }
             None => Ok(()),
         }
@@ -337,10 +337,10 @@ impl World {
     ) -> Checked {
         let Response::Record { record, .. } = response else { return Ok(()) };
         let server_id = self.nodes[at].server_id;
-        let durable = self.history.node(at).durable();
-        let live = durable.live(key);
+        let published = self.history.node(at).published();
+        let live = published.live(key);
         for sibling in &record.siblings {
-            self.history.graves.check(server_id, durable.seen(), key, sibling.dot)?;
+            self.history.graves.check(server_id, published.seen(), key, sibling.dot)?;
         }
         match kind {
             KeyspaceKind::Lww => lww_winner_is_greatest::check(server_id, &record.siblings, &live)?,
@@ -356,7 +356,7 @@ impl World {
         }
         if let Some(sealed) = &record.context {
             let named = self.open_context(key, sealed)?;
-            context_matches_values::check(server_id, &named, &durable.live_dots(key))?;
+            context_matches_values::check(server_id, &named, &published.live_dots(key))?;
         }
         Ok(())
     }

@@ -75,7 +75,8 @@ impl World {
                 | Fault::PowerCutAll
                 | Fault::SetBack
         );
-        if needs_process && self.nodes[at].process.is_none() {
+        let is_yet_to_join = self.nodes[at].boot == 0;
+        if (needs_process && self.nodes[at].process.is_none()) || (kind == Fault::SetBack && is_yet_to_join) {
             return Ok(false);
         }
         let server_id = self.nodes[at].server_id;
@@ -97,7 +98,7 @@ impl World {
             }
             Fault::PowerCut => self.stop(at, End::PowerCut)?,
             Fault::PowerCutAll => {
-                for at in 0..self.nodes.len() {
+                for at in (0..self.nodes.len()).filter(|at| self.nodes[*at].boot > 0).collect::<Vec<_>>() {
                     self.stop(at, End::PowerCut)?;
                 }
             }
@@ -325,6 +326,7 @@ impl World {
         self.scenario.slow_permille = 0;
         self.scenario.delay_us = (50, 2_000);
         self.scenario.sync_us = (100, 1_000);
+        self.scenario.sync_interval_us = self.scenario.sync_interval_us.min(100_000);
         self.release()?;
         for at in 0..self.nodes.len() {
             self.nodes[at].clock.frozen_ms = None;

@@ -5,6 +5,7 @@
 
 mod clients;
 mod faults;
+mod links;
 mod network;
 mod nodes;
 mod scripted;
@@ -23,7 +24,8 @@ use crate::disk::{Devices, Image};
 use crate::history::{History, NodeHistory};
 use crate::invariants::equal_applied_sets_equal_digests::{self, Digests};
 use crate::invariants::{
-    Checked, Violation, acked_is_durable, converges, no_lost_sibling, register_shows_unsuperseded,
+    Checked, Violation, acked_is_durable, converges, interval_loses_a_suffix, no_lost_sibling,
+    register_shows_unsuperseded,
 };
 use crate::node::{Node, WallClock};
 use crate::registers::{Registers, Seen, shown_of};
@@ -56,6 +58,10 @@ pub struct Report {
     pub acked: usize,
     /// Write sets applied, over all nodes.
     pub applied: usize,
+    /// Acknowledged writes that crashes of interval nodes took back.
+    pub acked_and_lost: usize,
+    /// Write sets that another node had when the last one joined late, its disk empty.
+    pub joined_after: usize,
     /// Log segments removed.
     pub segments_removed: usize,
     /// Times a node started.
@@ -265,6 +271,7 @@ impl World {
         Report {
             trace_hash: self.trace.hash(),
             acked: self.history.acked_count(),
+            acked_and_lost: self.history.acked_and_lost_count(),
             applied: (0..self.nodes.len()).map(|at| self.history.node(at).order().len()).sum(),
             virtual_ms: self.now_us / 1_000,
             ..self.report.clone()
@@ -272,7 +279,8 @@ impl World {
     }
 
     fn begin(&mut self) {
-        for at in 0..self.nodes.len() {
+        let late = usize::from(self.scenario.joins_late_us.is_some());
+        for at in 0..self.nodes.len() - late {
             let delay_us = self.rng.below(20_000);
             self.after(delay_us, Event::Start { at });
         }
@@ -346,8 +354,7 @@ impl World {
             .iter()
             .filter_map(|(name, kind)| catalog.keyspace(name).map(|(id, _)| Keyspace { name, kind: *kind, id }))
             .collect();
-        let is_durable = !process.is_syncing && process.inputs.is_empty();
-        if found.len() == KEYSPACES.len() && is_durable {
+        if found.len() == KEYSPACES.len() && process.is_at_rest() {
             self.keyspaces = found;
             self.founding = self.history.node(0).durable().seen().clone();
             self.is_founded = true;
@@ -361,6 +368,9 @@ impl World {
                 let delay_us = self.rng.below(200_000);
                 self.after(delay_us, Event::Step { client });
             }
+            if let Some(delay_us) = self.scenario.joins_late_us {
+                self.after(delay_us, Event::Start { at: self.nodes.len() - 1 });
+            }
             let gap_us = self.between(self.scenario.fault_gap_us);
             self.after(gap_us, Event::Fault);
             return;
@@ -372,7 +382,7 @@ impl World {
         let is_quiet = self.clients.iter().all(Client::is_quiet)
             && self.nodes.iter().all(|node| {
                 let process = node.process.as_ref();
-                process.is_some_and(|p| !p.is_syncing && p.inputs.is_empty() && !p.has_failed)
+                process.is_some_and(|p| p.is_at_rest() && !p.has_failed)
             });
         let sets: Vec<&Seen> = (0..self.nodes.len()).map(|at| self.history.node(at).durable().seen()).collect();
         let are_equal = sets.windows(2).all(|pair| pair[0] == pair[1]);
@@ -395,6 +405,7 @@ impl World {
             let server_id = self.nodes[at].server_id;
             let node = self.history.node(at);
             acked_is_durable::check_everywhere(server_id, node.durable().seen(), self.history.acked_and_kept())?;
+            interval_loses_a_suffix::check_gone(server_id, node.staged().seen(), self.history.lost())?;
             let fresh = Registers::of(node.order());
             let live = |key: &RecordKey| (key.clone(), fresh.live_dots(key).into_iter().collect::<BTreeSet<_>>());
             let expected: BTreeMap<_, _> = fresh.live_keys().map(live).collect();
@@ -433,7 +444,7 @@ impl World {
     /// Looks at all that a node has published, and counts its digest anew.
     fn inspect(&mut self, at: usize) -> Checked {
         let node = &self.nodes[at];
-        let (server_id, durable) = (node.server_id, self.history.node(at).durable());
+        let (server_id, published) = (node.server_id, self.history.node(at).published());
         let Some(process) = &node.process else { return Ok(()) };
         let records = process.reader.scan(&ScanRange::everything(), usize::MAX);
         let records = records.map_err(|error| Violation::new(register_shows_unsuperseded::NAME, error.to_string()))?;
@@ -442,9 +453,9 @@ impl World {
         for (key, record) in &records {
             let shown = shown_of(record);
             for sibling in &shown {
-                self.history.graves.check(server_id, durable.seen(), key, sibling.dot)?;
+                self.history.graves.check(server_id, published.seen(), key, sibling.dot)?;
             }
-            register_shows_unsuperseded::check(server_id, "published", key, &shown, &durable.live(key))?;
+            register_shows_unsuperseded::check(server_id, "published", key, &shown, &published.live(key))?;
             if let Err(why) = record.validate() {
                 return Err(Violation::new(
                     register_shows_unsuperseded::NAME,
@@ -456,10 +467,10 @@ impl World {
             }
             shown_keys.insert(key);
         }
-        if let Some(key) = durable.live_keys().find(|key| !shown_keys.contains(key)) {
-            register_shows_unsuperseded::check(server_id, "published", key, &[], &durable.live(key))?;
+        if let Some(key) = published.live_keys().find(|key| !shown_keys.contains(key)) {
+            register_shows_unsuperseded::check(server_id, "published", key, &[], &published.live(key))?;
         }
-        if self.history.node(at).staged().seen() == durable.seen() {
+        if self.history.node(at).staged().seen() == published.seen() {
             let kept = process.replica.frontier().digest.total();
             equal_applied_sets_equal_digests::check_recount(server_id, kept, counted.total())?;
         }

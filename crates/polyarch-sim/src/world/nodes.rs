@@ -2,12 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use bytes::Bytes;
 use polyarch_protocol::client::ClientResponse;
-use polyarch_protocol::peer::{FeedGroup, PeerMessage};
-use polyarch_protocol::{
-    ChainHeads, Durability, FeedStep, Input, Limits, LinkId, LogSource, Output, ReplicaConfig, Storage, Timings,
-};
+use polyarch_protocol::peer::PeerMessage;
+use polyarch_protocol::{ChainHeads, Durability, Input, Limits, LinkId, LogSource, Output, ReplicaConfig, Timings};
 use polyarch_store::{CheckpointConfig, StoreConfig};
 
 use super::faults::End;
@@ -18,13 +15,11 @@ use crate::invariants::{
     Checked, Violation, applied_once_and_in_order, no_alarm_without_cause, node_always_starts,
     nothing_leaves_before_durable, register_shows_unsuperseded,
 };
-use crate::node::{LinkEnd, Process, Serving};
+use crate::node::Serving;
 use crate::registers::{Seen, shown_of};
 
 /// The connection of the one who creates keyspaces.
 pub(super) const ADMIN: u64 = u64::MAX;
-/// Groups of a stream that may be on their way.
-const GROUPS_IN_FLIGHT_MAX: usize = 2;
 
 impl World {
     pub(super) fn start(&mut self, at: usize) -> Checked {
@@ -49,9 +44,10 @@ impl World {
             Err(error) => return Err(node_always_starts::violation(server_id, &error.to_string())),
         }
         self.report.starts += 1;
+        self.note_late_join(at);
         let Some(process) = &self.nodes[at].process else { return Ok(()) };
         let heads = process.replica.frontier().heads.clone();
-        self.history.recovered(at, server_id, &heads)?;
+        self.history.recovered(at, server_id, self.scenario.durability[at], &heads)?;
         self.check_digest(at)?;
         self.inspect(at)?;
         let boot = self.nodes[at].boot;
@@ -72,13 +68,22 @@ impl World {
         Ok(())
     }
 
+    fn note_late_join(&mut self, at: usize) {
+        let is_late = self.scenario.joins_late_us.is_some() && at + 1 == self.nodes.len();
+        if is_late && self.nodes[at].boot == 1 {
+            let held = (0..at).map(|other| self.history.node(other).order().len()).max().unwrap_or(0);
+            self.report.joined_after = held;
+            self.trace.note(self.now_us, format_args!("node {} joins late, after {held} write sets", at + 1));
+        }
+    }
+
     fn replica_config(&self, at: usize, boot_id: u128) -> ReplicaConfig {
         ReplicaConfig {
             server_id: self.nodes[at].server_id,
             boot_id,
             cluster_id: CLUSTER,
             addresses: vec![format!("node-{}:7400", self.nodes[at].server_id)],
-            durability: Durability::Sync,
+            durability: self.scenario.durability[at],
             limits: Limits {
                 feed_group_bytes: self.scenario.feed_group_bytes,
                 feed_waiting_bytes_max: self.scenario.feed_waiting_bytes,
@@ -130,18 +135,46 @@ impl World {
                 self.handle(at, input, intent.as_ref())?;
             }
         }
+        if self.scenario.durability[at] == Durability::Interval {
+            self.publish_staged(at)?;
+        }
         // Whoever asks before the sync gets only what needs none.
         self.perform(at)?;
-        let Some(process) = self.nodes[at].process_of(boot) else { return Ok(()) };
-        let is_staged = process.replica.storage().staged_end() > process.durable_end;
-        if is_staged && !process.has_failed {
+        self.sync_or_go_on(at, boot);
+        Ok(())
+    }
+
+    /// Begins the sync that is due, or sees to what came in since.
+    fn sync_or_go_on(&mut self, at: usize, boot: u64) {
+        let now_us = self.now_us;
+        let Some(process) = self.nodes[at].process_of(boot) else { return };
+        let needs_sync = process.is_staged() && !process.has_failed;
+        let has_inputs = !process.inputs.is_empty();
+        if needs_sync && process.sync_due_us <= now_us {
             process.is_syncing = true;
             let delay_us = self.between(self.scenario.sync_us);
-            self.after(delay_us, Event::Synced { at, boot });
-        } else if !process.inputs.is_empty() {
+            return self.after(delay_us, Event::Synced { at, boot });
+        }
+        let due_us = process.sync_due_us;
+        if needs_sync {
+            self.after(due_us - now_us, Event::Wake { at, boot });
+        }
+        if has_inputs {
             self.after(1, Event::Wake { at, boot });
         }
-        Ok(())
+    }
+
+    /// Shows what is staged to this node's clients, as an interval node does after each group.
+    fn publish_staged(&mut self, at: usize) -> Checked {
+        let Some(process) = self.nodes[at].process.as_mut() else { return Ok(()) };
+        if !process.is_staged() || process.has_failed || process.replica.has_failed() {
+            return Ok(());
+        }
+        process.replica.storage_mut().store.publish_staged();
+        process.published = process.replica.frontier().heads.applied().clone();
+        process.catalog = process.replica.catalog().clone();
+        self.history.published(at);
+        self.serve_waiting(at)
     }
 
     pub(super) fn sync_done(&mut self, at: usize, boot: u64) -> Checked {
@@ -149,13 +182,19 @@ impl World {
             self.after(left_us, Event::Synced { at, boot });
             return Ok(());
         }
+        let sync_due_us = match self.scenario.durability[at] {
+            Durability::Sync => 0,
+            Durability::Interval => self.now_us + self.scenario.sync_interval_us,
+        };
         let Some(process) = self.nodes[at].process_of(boot) else { return Ok(()) };
         process.is_syncing = false;
+        process.sync_due_us = sync_due_us;
         let synced = process.replica.storage_mut().store.sync();
         match synced {
             Ok(end) => {
                 process.durable_end = end;
                 self.history.synced(at);
+                self.history.published(at);
                 self.handle(at, Input::Durable(end), None)?;
                 if let Some(process) = self.nodes[at].process_of(boot) {
                     process.published = process.replica.durable_applied().clone();
@@ -170,6 +209,7 @@ impl World {
             }
         }
         self.perform(at)?;
+        self.begin_due_checkpoint(at, boot);
         self.serve_waiting(at)?;
         let Some(process) = self.nodes[at].process_of(boot) else { return Ok(()) };
         if !process.inputs.is_empty() {
@@ -178,7 +218,7 @@ impl World {
         Ok(())
     }
 
-    fn pause_left(&self, at: usize) -> Option<u64> {
+    pub(super) fn pause_left(&self, at: usize) -> Option<u64> {
         let left_us = self.nodes[at].paused_until_us.saturating_sub(self.now_us);
         (left_us > 0).then_some(left_us)
     }
@@ -202,9 +242,8 @@ impl World {
         let nodes = self.nodes.len();
         let server_id = self.nodes[at].server_id;
         let Some(process) = self.nodes[at].process.as_mut() else { return };
-        let is_staged = process.replica.storage().staged_end() > process.durable_end;
         let is_complete = process.replica.catalog().members().count() == nodes;
-        if !self.scenario.removes_log || process.has_failed || is_staged || !is_complete {
+        if !self.scenario.removes_log || process.has_failed || !is_complete {
             return;
         }
         let mark = process.log.last_mark(&|heads: &ChainHeads| process.replica.all_members_have(heads.applied()));
@@ -347,7 +386,7 @@ impl World {
         self.after(delay_us, Event::Stop { at, boot, how });
     }
 
-    fn note_sent(&mut self, server_id: u32, link: LinkId, message: &PeerMessage) {
+    pub(super) fn note_sent(&mut self, server_id: u32, link: LinkId, message: &PeerMessage) {
         match message {
             PeerMessage::Subscribe(s) => self.note(format_args!(
                 "node {server_id} subscribes on link {} to {:?}",
@@ -381,194 +420,15 @@ impl World {
             Ok(polyarch_protocol::client::Response::Written(written)) => written.dot,
             _ => None,
         };
-        nothing_leaves_before_durable::check(
-            self.nodes[at].server_id,
-            self.history.node(at).durable().seen(),
-            dot,
-            "an ack",
-        )
-    }
-
-    pub(super) fn end(&mut self, at: usize, link: u64) -> Option<&mut LinkEnd> {
-        self.nodes[at].process.as_mut()?.links.get_mut(&LinkId(link))
-    }
-
-    /// Puts a parcel on a link.
-    pub(super) fn send(&mut self, at: usize, link: u64, parcel: Parcel) {
-        let Some(side) = self.end(at, link).map(|end| 1 - end.side) else { return };
-        let range = match self.rng.chance(self.scenario.slow_permille) {
-            true => self.scenario.slow_delay_us,
-            false => self.scenario.delay_us,
+        let history = self.history.node(at);
+        let has_failed = self.nodes[at].process.as_ref().is_some_and(|process| process.replica.has_failed());
+        // An interval node acknowledges what it shows, and after a failure what it would have shown.
+        let known = match self.scenario.durability[at] {
+            Durability::Sync => history.durable(),
+            Durability::Interval if has_failed => history.staged(),
+            Durability::Interval => history.published(),
         };
-        let delay_us = self.between(range);
-        if let Some(arrives_us) = self.network.send(link, side, &parcel, self.now_us, delay_us) {
-            self.after(arrives_us - self.now_us, Event::Deliver { link, side, parcel });
-        }
-    }
-
-    pub(super) fn deliver(&mut self, link: u64, side: usize, parcel: Parcel) -> Checked {
-        let Some((at, boot)) = self.network.deliver(link, side, &parcel) else { return Ok(()) };
-        if self.nodes[at].process_of(boot).is_none() || self.end(at, link).is_none() {
-            return Ok(());
-        }
-        match parcel {
-            Parcel::Control(frame) => {
-                let message = PeerMessage::decode(&frame).map_err(|error| {
-                    Violation::new("messages_decode", format!("node {}: {error}", self.nodes[at].server_id))
-                })?;
-                self.push_input(at, Input::Message(LinkId(link), message), None);
-            }
-            Parcel::Group { stream, frame } => {
-                if let Some(end) = self.end(at, link) {
-                    end.arrived.push_back((stream, frame));
-                }
-                self.hand_over(at, link)?;
-            }
-            Parcel::Taken { stream } => {
-                if let Some(serving) = self.end(at, link).and_then(|end| end.serving.as_mut())
-                    && serving.stream == stream
-                {
-                    serving.in_flight -= 1;
-                    self.after(1, Event::PollFeed { at, boot, link });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Hands groups to the replica while it has not too many in hand.
-    fn hand_over(&mut self, at: usize, link: u64) -> Checked {
-        loop {
-            let Some(end) = self.end(at, link) else { return Ok(()) };
-            if end.in_hand.len() >= GROUPS_IN_FLIGHT_MAX {
-                return Ok(());
-            }
-            let Some((stream, frame)) = end.arrived.pop_front() else { return Ok(()) };
-            end.in_hand.push_back(stream);
-            let group = FeedGroup::decode(&frame).map_err(|error| {
-                Violation::new("messages_decode", format!("node {}: {error}", self.nodes[at].server_id))
-            })?;
-            let input =
-                Input::FeedGroup { link: LinkId(link), subscription: group.subscription, write_sets: group.write_sets };
-            self.push_input(at, input, None);
-        }
-    }
-
-    pub(super) fn poll_feed(&mut self, at: usize, boot: u64, link: u64) -> Checked {
-        if self.pause_left(at).is_some() {
-            let left_us = self.pause_left(at).unwrap_or(0);
-            self.after(left_us, Event::PollFeed { at, boot, link });
-            return Ok(());
-        }
-        let group_bytes = self.scenario.feed_group_bytes;
-        let Some(process) = self.nodes[at].process_of(boot) else { return Ok(()) };
-        let Process { log, links, .. } = process;
-        let Some(serving) = links.get_mut(&LinkId(link)).and_then(|end| end.serving.as_mut()) else { return Ok(()) };
-        if serving.in_flight >= GROUPS_IN_FLIGHT_MAX {
-            return Ok(());
-        }
-        let stream = serving.stream;
-        match serving.feed.poll(log, group_bytes) {
-            FeedStep::Group(group) => {
-                serving.in_flight += 1;
-                self.check_leaving_group(at, &group)?;
-                let frame = Bytes::from(group.encode());
-                self.send(at, link, Parcel::Group { stream, frame });
-                self.after(20, Event::PollFeed { at, boot, link });
-            }
-            FeedStep::Refused(refusals) => {
-                for refuse in refusals {
-                    let message = PeerMessage::Refuse(refuse);
-                    self.note_sent(self.nodes[at].server_id, LinkId(link), &message);
-                    self.send(at, link, Parcel::Control(message.encode().into()));
-                }
-                self.after(20, Event::PollFeed { at, boot, link });
-            }
-            FeedStep::Again => self.after(20, Event::PollFeed { at, boot, link }),
-            FeedStep::Idle => {}
-        }
-        Ok(())
-    }
-
-    fn check_leaving_group(&self, at: usize, group: &FeedGroup) -> Checked {
-        let dots = group.write_sets.iter().filter_map(|bytes| polyarch_protocol::WriteSet::peek_dot(bytes).ok());
-        let durable = self.history.node(at).durable().seen();
-        nothing_leaves_before_durable::check(self.nodes[at].server_id, durable, dots, "a feed")
-    }
-
-    /// Dials the members, and the seeds, that there is no link to.
-    fn dial(&mut self, at: usize) {
-        let boot = self.nodes[at].boot;
-        let Some(process) = &self.nodes[at].process else { return };
-        let mut wanted: BTreeSet<usize> =
-            process.replica.members_to_link().map(|member| member.server_id as usize - 1).collect();
-        if process.links.is_empty() {
-            wanted.extend((0..self.nodes.len()).filter(|to| *to != at));
-        }
-        for end in process.links.values() {
-            wanted.remove(&end.peer);
-        }
-        wanted.retain(|to| !process.replica.cut().contains(&(*to as u32 + 1)));
-        for to in wanted {
-            let is_reachable = !self.network.is_blocked(at, to) && !self.network.is_blocked(to, at);
-            if self.dials.contains(&(at, to))
-                || !is_reachable
-                || self.nodes[to].process.is_none()
-                || self.rng.chance(300)
-            {
-                continue;
-            }
-            self.dials.insert((at, to));
-            let delay_us = 2 * self.between(self.scenario.delay_us);
-            let to_boot = self.nodes[to].boot;
-            self.after(delay_us, Event::Connect { from: (at, boot), to: (to, to_boot) });
-        }
-    }
-
-    pub(super) fn connect(&mut self, from: (usize, u64), to: (usize, u64)) -> Checked {
-        self.dials.remove(&(from.0, to.0));
-        let is_blocked = self.network.is_blocked(from.0, to.0) || self.network.is_blocked(to.0, from.0);
-        if is_blocked || [from, to].iter().any(|(at, boot)| self.nodes[*at].process_of(*boot).is_none()) {
-            return Ok(());
-        }
-        let id = self.network.connect([from, to]);
-        let (one, two) = (self.nodes[from.0].server_id, self.nodes[to.0].server_id);
-        self.note(format_args!("link {id} connects node {one} to node {two}"));
-        for (side, (at, boot)) in [from, to].into_iter().enumerate() {
-            let peer = [to, from][side].0;
-            let Some(process) = self.nodes[at].process_of(boot) else { continue };
-            let end = LinkEnd {
-                network_id: id,
-                side,
-                peer,
-                serving: None,
-                streams: 0,
-                arrived: Default::default(),
-                in_hand: Default::default(),
-            };
-            process.links.insert(LinkId(id), end);
-            let input = Input::LinkUp { link: LinkId(id), server_id: self.nodes[peer].server_id, dialed: side == 0 };
-            self.push_input(at, input, None);
-        }
-        Ok(())
-    }
-
-    /// Takes a link down; both ends learn it soon.
-    pub(super) fn break_link(&mut self, link: u64) {
-        let Some(ends) = self.network.disconnect(link) else { return };
-        for (at, boot) in ends {
-            let delay_us = self.rng.below(50_000);
-            self.after(delay_us, Event::LinkDown { at, boot, link });
-        }
-    }
-
-    pub(super) fn link_down(&mut self, at: usize, boot: u64, link: u64) -> Checked {
-        if let Some(process) = self.nodes[at].process_of(boot)
-            && process.links.remove(&LinkId(link)).is_some()
-        {
-            self.push_input(at, Input::LinkDown(LinkId(link)), None);
-        }
-        Ok(())
+        nothing_leaves_before_durable::check(self.nodes[at].server_id, known.seen(), dot, "an ack")
     }
 
     pub(super) fn create_missing_keyspaces(&mut self) {
@@ -595,17 +455,26 @@ impl World {
         if self.pause_left(at).is_some() {
             return Ok(());
         }
-        let Some(process) = self.nodes[at].process_of(boot) else { return Ok(()) };
-        if process.checkpoint.is_some() || process.has_failed {
-            return Ok(());
+        if let Some(process) = self.nodes[at].process_of(boot) {
+            process.is_checkpoint_due = true;
         }
+        self.begin_due_checkpoint(at, boot);
+        Ok(())
+    }
+
+    /// Begins a checkpoint if one is due and all is synced.
+    fn begin_due_checkpoint(&mut self, at: usize, boot: u64) {
+        let Some(process) = self.nodes[at].process_of(boot) else { return };
+        if !process.is_checkpoint_due || process.is_staged() || process.checkpoint.is_some() || process.has_failed {
+            return;
+        }
+        process.is_checkpoint_due = false;
         let frontier = process.replica.frontier().clone();
         process.checkpoint = process.replica.storage_mut().store.begin_checkpoint_now(&frontier);
         if process.checkpoint.is_some() {
             let delay_us = self.between((100, 400_000));
             self.after(delay_us, Event::RunCheckpoint { at, boot });
         }
-        Ok(())
     }
 
     pub(super) fn run_checkpoint(&mut self, at: usize, boot: u64) -> Checked {
