@@ -434,7 +434,11 @@ impl<S: Storage> Replica<S> {
         if self.failed.is_some() {
             return;
         }
-        for (needs, output) in std::mem::take(&mut self.outputs) {
+        // With "interval", what was answered of this group is not published any more either.
+        let staged_end = self.position_needed();
+        let unpublished = std::mem::take(&mut self.at_once).into_iter().map(|output| (staged_end, output));
+        let waiting: Vec<_> = unpublished.chain(std::mem::take(&mut self.outputs)).collect();
+        for (needs, output) in waiting {
             match output {
                 output if needs <= self.durable.position => self.outputs.push_back((needs, output)),
                 Output::Answer(tag, _) => {

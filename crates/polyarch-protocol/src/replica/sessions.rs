@@ -11,6 +11,7 @@ use crate::event::Event;
 use crate::feed::Feed;
 use crate::peer::{Heartbeat, Hello, PeerMessage, Refuse, RefuseReason, Subscribe};
 use crate::plan::{Peer, Sight};
+use crate::reach::Distances;
 use crate::storage::Storage;
 use crate::waiting::{Waiting, WaitingWriteSet, is_due};
 use crate::write_set::WriteSet;
@@ -284,7 +285,15 @@ impl<S: Storage> Replica<S> {
                 .collect(),
             None => Vec::new(),
         };
-        let sight = Sight { applied, unfed: &unfed, peers: &peers, awaited: &awaited, now_ms: now.mono_ms };
+        let sight = Sight {
+            me: self.config.server_id,
+            distances: &Distances::default(),
+            applied,
+            unfed: &unfed,
+            peers: &peers,
+            awaited: &awaited,
+            now_ms: now.mono_ms,
+        };
         let mut wishes = self.plan.update(&sight, &self.config.timings.feeds);
         let links: Vec<LinkId> = peers.iter().map(|peer| peer.link).collect();
         for link in links {
