@@ -5,12 +5,15 @@ use clap::{Parser, Subcommand};
 use crate::bench::Bench;
 use crate::commands::batch::BatchCommand;
 use crate::commands::certs::Certs;
+use crate::commands::events::Events;
 use crate::commands::keyspace::Keyspace;
 use crate::commands::link::Link;
 use crate::commands::log::Log;
+use crate::commands::members::NodeCommand;
 use crate::commands::node::{Found, Serve};
 use crate::commands::record::{Delete, Get, Put, ScanCommand};
 use crate::commands::status::Status;
+use crate::commands::topology::TopologyCommand;
 use crate::commands::transfer::{Export, Import};
 use crate::commands::verify::Verify;
 use crate::connection::ConnectionArguments;
@@ -65,6 +68,13 @@ enum Command {
     Import(Import),
     Export(Export),
     Status(Status),
+    /// Show and choose who has links to whom: mesh, ring, star or links of your own
+    #[command(subcommand)]
+    Topology(TopologyCommand),
+    /// List, drain, remove and take back the members of the cluster
+    #[command(subcommand)]
+    Node(NodeCommand),
+    Events(Events),
     /// Take the link between two members down, and let it come up again
     #[command(subcommand)]
     Link(Link),
@@ -97,6 +107,9 @@ impl Arguments {
             Command::Import(import) => import.run(connection),
             Command::Export(export) => export.run(connection),
             Command::Status(status) => status.run(connection),
+            Command::Topology(topology) => topology.run(connection),
+            Command::Node(node) => node.run(connection),
+            Command::Events(events) => events.run(connection),
             Command::Link(link) => link.run(connection),
             Command::Verify(verify) => verify.run(),
             Command::Log(log) => log.run(),
@@ -146,6 +159,16 @@ mod tests {
             "polyarch export k f",
             "polyarch status --all --json",
             "polyarch --profile p --timeout 5s status --node 127.0.0.1:7401",
+            "polyarch topology set ring",
+            "polyarch topology set star --hubs 1,2",
+            "polyarch topology set custom --edges 1-2,2-3",
+            "polyarch topology show --json",
+            "polyarch node list --json",
+            "polyarch node drain 2 --no-wait",
+            "polyarch node remove 2 --force",
+            "polyarch node rejoin 2",
+            "polyarch node join --config f",
+            "polyarch events --limit 5 --json",
             "polyarch link cut 2 --node 127.0.0.1:7401",
             "polyarch link heal 2 --node 127.0.0.1:7401",
             "polyarch link heal 2 --no-wait --node 127.0.0.1:7401",

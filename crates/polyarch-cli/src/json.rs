@@ -10,7 +10,9 @@ mod input;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use polyarch_client::{Dot, KeyspaceView, NodeAddress, Record, SiblingView, StatusView, Written};
+use polyarch_client::{
+    Dot, Edge, EventView, FeedView, KeyspaceView, MemberStatus, NodeAddress, Record, SiblingView, StatusView, Written,
+};
 use polyarch_node::NodeIdentity;
 use polyarch_protocol::catalog::SystemRecord;
 use polyarch_protocol::{Change, Dependencies, Effect, KeyspaceId, WriteSet};
@@ -18,6 +20,8 @@ use polyarch_store::{LogEntry, VerifyReport};
 use serde::Serialize;
 
 pub(crate) use input::{BatchChange, ImportRecord, supersede};
+
+use crate::commands::topology::{Shape, ShapeMember};
 
 /// `"key"`, or `"key_base64"` if it is not UTF-8.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -153,12 +157,17 @@ pub(crate) struct StatusObject<'a> {
     cluster_id: &'a str,
     server_id: u32,
     version: &'a str,
+    name: &'a str,
+    /// Where the member stands; null while it has not said that it is one.
+    status: Option<&'static str>,
+    topology: String,
     /// Why the node takes no writes; null when it does.
     writes_refused: Option<&'a str>,
     /// The last GTID of each origin that is durably applied, in order.
     applied: Vec<String>,
     digest: &'a str,
     peers: Vec<PeerObject<'a>>,
+    feeds: Vec<FeedObject>,
     counters: CountersObject,
 }
 
@@ -166,8 +175,16 @@ pub(crate) struct StatusObject<'a> {
 #[derive(Debug, Serialize)]
 struct PeerObject<'a> {
     server_id: u32,
+    name: &'a str,
+    status: &'static str,
     addresses: &'a [String],
     linked: bool,
+    /// Whether the topology wants a link to it.
+    planned: bool,
+    /// Whether it is reached at all, over whatever links.
+    reachable: bool,
+    /// Whom it says it has links to.
+    links: &'a [u32],
     cut: bool,
     behind: u64,
     ahead: u64,
@@ -176,12 +193,39 @@ struct PeerObject<'a> {
     clock_offset_ms: Option<i64>,
 }
 
+/// How one origin comes to the node.
+#[derive(Debug, Serialize)]
+struct FeedObject {
+    origin: String,
+    /// The member that feeds it; null when nobody does.
+    from: Option<u32>,
+    behind: u64,
+    /// How long ago the oldest missing write set was first heard of, in milliseconds.
+    behind_ms: u64,
+    paused: bool,
+}
+
+/// A line of `events`.
+#[derive(Debug, Serialize)]
+pub(crate) struct EventObject<'a> {
+    time_ms: u64,
+    alarm: bool,
+    text: &'a str,
+}
+
+impl<'a> From<&'a EventView> for EventObject<'a> {
+    fn from(event: &'a EventView) -> Self {
+        Self { time_ms: event.time_ms, alarm: event.alarm, text: &event.text }
+    }
+}
+
 /// Totals since the node's process began.
 #[derive(Debug, Serialize)]
 struct CountersObject {
     written: u64,
     received: u64,
     skipped: u64,
+    returned: u64,
     conflicts: u64,
     syncs: u64,
     log_bytes: u64,
@@ -202,27 +246,44 @@ impl<'a> StatusObject<'a> {
         let counters = &status.counters;
         let peer = |peer: &'a polyarch_client::PeerView| PeerObject {
             server_id: peer.server_id,
+            name: &peer.name,
+            status: peer.status.as_str(),
             addresses: &peer.addresses,
             linked: peer.linked,
+            planned: peer.planned,
+            reachable: peer.reachable,
+            links: &peer.links,
             cut: peer.cut,
             behind: peer.behind,
             ahead: peer.ahead,
             equal: peer.equal,
             clock_offset_ms: peer.clock_offset_ms,
         };
+        let feed = |feed: &FeedView| FeedObject {
+            origin: feed.origin.to_string(),
+            from: feed.from,
+            behind: feed.behind,
+            behind_ms: feed.behind_ms,
+            paused: feed.paused,
+        };
         Self {
             node: node.as_str(),
             cluster_id: &status.cluster_id,
             server_id: status.server_id,
             version: &status.version,
+            name: &status.name,
+            status: status.status.map(MemberStatus::as_str),
+            topology: status.topology.to_string(),
             writes_refused: status.writes_refused.as_deref(),
             applied: gtids(&status.applied),
             digest: &status.digest,
             peers: status.peers.iter().map(peer).collect(),
+            feeds: status.feeds.iter().map(feed).collect(),
             counters: CountersObject {
                 written: counters.written,
                 received: counters.received,
                 skipped: counters.skipped,
+                returned: counters.returned,
                 conflicts: counters.conflicts,
                 syncs: counters.syncs,
                 log_bytes: counters.log_bytes,
@@ -489,5 +550,101 @@ mod tests {
         let seen = SeenObject { context: None, token: String::new() };
         let line = json(&RecordObject { seen: Some(seen), ..RecordObject::of(b"k", &[sibling(b"v")]) });
         assert_eq!(ImportRecord::parse(line.as_bytes()).unwrap().values, [&b"v"[..]]);
+    }
+}
+
+/// A line of `node list`.
+#[derive(Debug, Serialize)]
+pub(crate) struct MemberObject<'a> {
+    server_id: u32,
+    name: &'a str,
+    status: Option<&'static str>,
+    /// Whether it is reached at all from the node that was asked.
+    reachable: bool,
+    /// Whether that node has a link to it; null for the node itself.
+    linked: Option<bool>,
+    addresses: &'a [String],
+}
+
+impl<'a> MemberObject<'a> {
+    /// All members that the node knows, itself among them, in order.
+    pub(crate) fn all(status: &'a StatusView) -> Vec<Self> {
+        let own = Self {
+            server_id: status.server_id,
+            name: &status.name,
+            status: status.status.map(MemberStatus::as_str),
+            reachable: true,
+            linked: None,
+            addresses: &[],
+        };
+        let peer = |peer: &'a polyarch_client::PeerView| Self {
+            server_id: peer.server_id,
+            name: &peer.name,
+            status: Some(peer.status.as_str()),
+            reachable: peer.reachable,
+            linked: Some(peer.linked),
+            addresses: &peer.addresses,
+        };
+        let mut members: Vec<Self> = status.peers.iter().map(peer).chain([own]).collect();
+        members.sort_by_key(|member| member.server_id);
+        members
+    }
+}
+
+impl std::fmt::Display for MemberObject<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let link = match (self.linked, self.reachable) {
+            (None, _) => "this node",
+            (Some(true), _) => "linked",
+            (Some(false), true) => "reached by others",
+            (Some(false), false) => "not reached",
+        };
+        let status = self.status.unwrap_or("no member yet");
+        write!(f, "{}\t{}\t{status}\t{link}\t{}", self.server_id, self.name, self.addresses.join(", "))
+    }
+}
+
+/// `topology show`.
+#[derive(Debug, Serialize)]
+pub(crate) struct TopologyObject<'a> {
+    topology: String,
+    members: Vec<TopologyMemberObject<'a>>,
+    links: Vec<LinkObject>,
+}
+
+#[derive(Debug, Serialize)]
+struct TopologyMemberObject<'a> {
+    server_id: u32,
+    name: &'a str,
+    status: Option<&'static str>,
+    reachable: bool,
+}
+
+/// A link that is up or planned.
+#[derive(Debug, Serialize)]
+struct LinkObject {
+    ends: [u32; 2],
+    planned: bool,
+    up: bool,
+}
+
+impl<'a> TopologyObject<'a> {
+    pub(crate) fn of(status: &StatusView, shape: &'a Shape) -> Self {
+        let member = |(server_id, member): (&u32, &'a ShapeMember)| TopologyMemberObject {
+            server_id: *server_id,
+            name: &member.name,
+            status: member.status.map(MemberStatus::as_str),
+            reachable: member.reachable,
+        };
+        let link = |edge: &Edge| LinkObject {
+            ends: edge.ends(),
+            planned: shape.planned.contains(edge),
+            up: shape.up.contains(edge),
+        };
+        Self {
+            topology: status.topology.to_string(),
+            members: shape.members.iter().map(member).collect(),
+            links: shape.up.union(&shape.planned).map(link).collect(),
+        }
     }
 }

@@ -141,7 +141,11 @@ impl Course<'_> {
     async fn refused(&mut self, index: usize, link: &Arc<Link>, refusal: Refusal) -> Result<(), Error> {
         match refusal {
             Refusal::Behind { .. } => self.take_detour(index, refusal),
-            Refusal::Stopping | Refusal::NotJoined | Refusal::WritesStopped(_) => {
+            Refusal::Stopping
+            | Refusal::NotJoined
+            | Refusal::WritesStopped(_)
+            | Refusal::MemberIs(_)
+            | Refusal::Twin { .. } => {
                 self.nodes.leave(index, link, refusal == Refusal::Stopping);
                 self.go_on(index, Error::Refused(refusal)).await
             }
@@ -210,12 +214,15 @@ impl Course<'_> {
 
 fn is_write(request: &Request) -> bool {
     match request {
-        Request::Write(_) | Request::CreateKeyspace { .. } => true,
+        Request::Write(_) | Request::CreateKeyspace { .. } | Request::SetTopology(_) | Request::ChangeMember { .. } => {
+            true
+        }
         // A link is cut or healed once or twice alike, and always at the same node.
         Request::Get { .. }
         | Request::Scan(_)
         | Request::ListKeyspaces
         | Request::Status
+        | Request::Events { .. }
         | Request::CutLink { .. }
         | Request::HealLink { .. } => false,
     }

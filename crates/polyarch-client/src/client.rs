@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use polyarch_crdt::TokenError;
-use polyarch_protocol::catalog::KeyspaceKind;
-use polyarch_protocol::client::{KeyspaceView, Request, Response, StatusView, Supersede, WriteRequest, Written};
+use polyarch_protocol::Topology;
+use polyarch_protocol::catalog::{KeyspaceKind, MemberChange};
+use polyarch_protocol::client::{
+    EventView, KeyspaceView, Request, Response, StatusView, Supersede, WriteRequest, Written,
+};
 use polyarch_transport::{CloseCode, Endpoint, TransportConfig};
 
 use crate::address::NodeAddress;
@@ -206,6 +209,35 @@ impl Client {
     /// As [`Client::cut_link`].
     pub async fn heal_link(&self, node: &NodeAddress, server_id: u32) -> Result<(), Error> {
         self.only(node).call(Request::HealLink { server_id }, done).await
+    }
+
+    /// Says who should have links to whom, for the whole cluster; every member follows once it has heard of it.
+    ///
+    /// # Errors
+    /// As [`Client::put`], and when the members cannot be linked so.
+    pub async fn set_topology(&self, topology: &Topology) -> Result<Written, Error> {
+        self.call(Request::SetTopology(topology.clone()), written).await
+    }
+
+    /// Drains, removes or takes back a member. This says no more than that the cluster was told; [`Client::status`]
+    /// shows where the member stands.
+    ///
+    /// # Errors
+    /// As [`Client::put`], and when the member's status does not allow it.
+    pub async fn change_member(&self, server_id: u32, change: MemberChange) -> Result<Written, Error> {
+        self.call(Request::ChangeMember { server_id, change }, written).await
+    }
+
+    /// The last events that a node told its operator, newest last.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn events(&self, limit: u32) -> Result<Vec<EventView>, Error> {
+        let events = |response| match response {
+            Response::Events(events) => Some(events),
+            _ => None,
+        };
+        self.call(Request::Events { limit }, events).await
     }
 
     /// Ends all connections, of clones and sessions too, and lets the nodes know. Without it they find out when the last

@@ -67,9 +67,9 @@ pub use scan::{Page, Scan};
 pub use session::Session;
 
 pub use polyarch_crdt::{Dot, Hlc, Origin, SealedContext, TokenError};
-pub use polyarch_protocol::KeyspaceId;
-pub use polyarch_protocol::catalog::KeyspaceKind;
+pub use polyarch_protocol::catalog::{KeyspaceKind, MemberChange, MemberStatus};
 pub use polyarch_protocol::client::{
-    CountersView, KeyspaceView, PeerView, Refusal, SiblingView, StatusView, Supersede, Written,
+    CountersView, EventView, FeedView, KeyspaceView, PeerView, Refusal, SiblingView, StatusView, Supersede, Written,
 };
+pub use polyarch_protocol::{Edge, KeyspaceId, ParseTopologyError, Topology};
 pub use polyarch_transport::{BindError, CredentialsError, Obstacle, TransportConfig};

@@ -31,9 +31,17 @@ impl Verb {
     /// What a request does.
     pub fn of(request: &Request) -> Self {
         match request {
-            Request::Get { .. } | Request::Scan(_) | Request::ListKeyspaces | Request::Status => Self::Read,
+            Request::Get { .. }
+            | Request::Scan(_)
+            | Request::ListKeyspaces
+            | Request::Status
+            | Request::Events { .. } => Self::Read,
             Request::Write(_) => Self::Write,
-            Request::CreateKeyspace { .. } | Request::CutLink { .. } | Request::HealLink { .. } => Self::Administer,
+            Request::CreateKeyspace { .. }
+            | Request::CutLink { .. }
+            | Request::HealLink { .. }
+            | Request::SetTopology(_)
+            | Request::ChangeMember { .. } => Self::Administer,
         }
     }
 }

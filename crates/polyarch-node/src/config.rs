@@ -6,13 +6,16 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use polyarch_protocol::{Durability, FeedTimings, Limits, Timings};
+use polyarch_protocol::{Durability, FeedTimings, Limits, LinkTimings, Timings};
 use serde::Deserialize;
 
 /// A node's configuration. Paths are relative to the file that holds it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodeConfig {
+    /// What people call this node, to 64 characters. Default: `node-` and its server id.
+    #[serde(default)]
+    pub name: Option<String>,
     /// The directory of this node's data. One node has it at a time. Required.
     pub data_dir: PathBuf,
     /// `IP:PORT` (UDP) for members and clients; not port 0, which nobody could find. Required.
@@ -143,8 +146,13 @@ pub struct GossipConfig {
     pub dial_backoff_ms_min: u64,
     /// The longest wait between dials. Default 2,000.
     pub dial_backoff_ms_max: u64,
-    /// A link on which nothing was heard for this long is lost. Default 8,000.
+    /// A link on which nothing was heard for this long is lost. Default 2,000. The lower value of the two ends counts.
     pub idle_timeout_ms: u64,
+    /// Of members that cannot be reached and that the topology plans no link to, one more is dialled each time that
+    /// this has passed. Default 250.
+    pub dial_next_ms: u64,
+    /// How long the topology must have had no use for a link before it is closed. Default 3,000.
+    pub link_hold_ms: u64,
 }
 
 /// `[runtime]`
@@ -201,7 +209,9 @@ impl Default for GossipConfig {
             hlc_ahead_max_ms: timings.hlc_ahead_max_ms,
             dial_backoff_ms_min: 100,
             dial_backoff_ms_max: 2_000,
-            idle_timeout_ms: 8_000,
+            idle_timeout_ms: 2_000,
+            dial_next_ms: timings.links.dial_next_ms,
+            link_hold_ms: timings.links.link_hold_ms,
         }
     }
 }
@@ -259,6 +269,7 @@ pub enum ConfigError {
 const WRITE_SET_BYTES_BESIDE: usize = 512;
 
 const TOP_LEVEL: &[&str] = &[
+    "name",
     "data_dir",
     "listen",
     "advertise",
@@ -303,6 +314,8 @@ const SECTIONS: &[(&str, &[&str])] = &[
             "dial_backoff_ms_min",
             "dial_backoff_ms_max",
             "idle_timeout_ms",
+            "dial_next_ms",
+            "link_hold_ms",
         ],
     ),
     ("runtime", &["worker_threads"]),
@@ -364,6 +377,7 @@ impl NodeConfig {
             gossip_interval_ms: gossip.gossip_interval_ms,
             gossip_coalesce_ms: gossip.gossip_coalesce_ms,
             feeds: FeedTimings { feed_stall_ms: gossip.feed_stall_ms, feed_return_ms: gossip.feed_return_ms },
+            links: LinkTimings { dial_next_ms: gossip.dial_next_ms, link_hold_ms: gossip.link_hold_ms },
             clock_offset_max_ms: gossip.clock_offset_max_ms,
             hlc_ahead_max_ms: gossip.hlc_ahead_max_ms,
         }
@@ -405,6 +419,10 @@ impl NodeConfig {
         if let Some(address) = bad_address {
             return Some(("advertise/peers", format!("holds `{address}`, which is not of the form HOST:PORT")));
         }
+        let is_bad = |name: &String| name.is_empty() || name.chars().count() > 64 || name.chars().any(char::is_control);
+        if self.name.as_ref().is_some_and(is_bad) {
+            return Some(("name", "must be of 1 to 64 characters, none of them a control character".to_owned()));
+        }
         let day_ms = 86_400_000;
         let value_bytes_max = limits.write_set_bytes_max.saturating_sub(WRITE_SET_BYTES_BESIDE);
         [
@@ -428,6 +446,8 @@ impl NodeConfig {
             out_of("gossip.dial_backoff_ms_min", gossip.dial_backoff_ms_min, 1, 60_000),
             out_of("gossip.dial_backoff_ms_max", gossip.dial_backoff_ms_max, gossip.dial_backoff_ms_min, 600_000),
             out_of("gossip.idle_timeout_ms", gossip.idle_timeout_ms, 100, 600_000),
+            out_of("gossip.dial_next_ms", gossip.dial_next_ms, 1, 60_000),
+            out_of("gossip.link_hold_ms", gossip.link_hold_ms, 10, 600_000),
             out_of("runtime.worker_threads", self.runtime.worker_threads as u64, 1, 1_024),
         ]
         .into_iter()

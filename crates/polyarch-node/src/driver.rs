@@ -20,7 +20,8 @@ use polyarch_transport::CloseCode;
 use tokio::sync::{mpsc as tokio_mpsc, watch};
 use tracing::{error, info, warn};
 
-use crate::links::{LinkHandle, Targets};
+use crate::events::EventLedger;
+use crate::links::{Control, LinkHandle, Targets};
 use crate::view::{Published, View};
 
 /// Inputs that share a sync at most. More would only make the first wait.
@@ -39,6 +40,8 @@ pub(crate) enum ToDriver {
     CloseClient(u64),
     OpenLink(LinkId, LinkHandle),
     CloseLink(LinkId),
+    /// A question for the last events, at most so many.
+    Events(RequestTag, usize),
     Checkpointed(Result<CheckpointDone, CheckpointError>),
     /// Sync, and end.
     Stop,
@@ -65,6 +68,7 @@ pub(crate) struct Driver {
     inbox: mpsc::Receiver<ToDriver>,
     own_inbox: ToDriverSender,
     view: Arc<View>,
+    events: EventLedger,
     targets: watch::Sender<Targets>,
     config: DriverConfig,
     clients: HashMap<u64, tokio_mpsc::UnboundedSender<Answer>>,
@@ -84,6 +88,7 @@ impl Driver {
         replica: Replica<DiskStore>,
         (own_inbox, inbox): (ToDriverSender, mpsc::Receiver<ToDriver>),
         view: Arc<View>,
+        events: EventLedger,
         targets: watch::Sender<Targets>,
         config: DriverConfig,
     ) -> Self {
@@ -92,6 +97,7 @@ impl Driver {
             inbox,
             own_inbox,
             view,
+            events,
             targets,
             config,
             clients: HashMap::new(),
@@ -167,6 +173,7 @@ impl Driver {
                     self.link_bytes_before.1 += stats.bytes_received;
                 }
             }
+            ToDriver::Events(tag, limit) => self.answer(tag, Ok(Response::Events(self.events.last(limit)))),
             ToDriver::Checkpointed(result) => self.finish_checkpoint(result),
             ToDriver::Stop => return true,
         }
@@ -245,7 +252,7 @@ impl Driver {
                 Output::Answer(tag, result) => self.answer(tag, result),
                 Output::Send(link, message) => {
                     if let Some(handle) = self.links.get(&link)
-                        && handle.control.try_send(message).is_err()
+                        && handle.control.try_send(Control::Message(message)).is_err()
                     {
                         handle.connection.close(CloseCode::NONE, "it does not read its messages");
                     }
@@ -267,12 +274,14 @@ impl Driver {
                     }
                 }
                 Output::CloseLink(link, reason) => {
-                    if let Some(handle) = self.links.get(&link) {
+                    if let Some(handle) = self.links.get(&link)
+                        && let Err(unsent) = handle.control.try_send(Control::Close(reason))
+                        && let Control::Close(reason) = unsent.into_inner()
+                    {
                         handle.connection.close(CloseCode::NONE, &reason);
                     }
                 }
-                Output::Event(event) if event.is_alarm() => warn!("{event}"),
-                Output::Event(event) => info!("{event}"),
+                Output::Event(event) => self.events.tell(&event),
             }
         }
         self.begin_checkpoint();
@@ -295,9 +304,9 @@ impl Driver {
     }
 
     fn signal_targets(&mut self) {
-        let members: Vec<_> = self.replica.members_to_link().cloned().collect();
+        let dial: Vec<_> = self.replica.members_to_dial().cloned().collect();
         let cut = self.replica.cut().clone();
-        let targets = Targets { members, cut };
+        let targets = Targets { dial, cut };
         self.targets.send_if_modified(|known| {
             let changed = *known != targets;
             *known = targets;

@@ -18,6 +18,7 @@
 mod authorize;
 mod config;
 mod driver;
+mod events;
 mod founding;
 mod links;
 mod node;

@@ -14,7 +14,7 @@ use polyarch_protocol::catalog::Member;
 use polyarch_protocol::limits::wire;
 use polyarch_protocol::peer::{FeedGroup, PeerMessage};
 use polyarch_protocol::{Feed, FeedStep, Input, LinkId};
-use polyarch_transport::{Alpn, CloseCode, Connection, Endpoint, Expect, FrameReader, FrameWriter};
+use polyarch_transport::{Alpn, CloseCode, Connection, Endpoint, Expect, FrameReader, FrameWriter, StreamError};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -30,13 +30,25 @@ const FEED_GROUPS_MAX: usize = 4;
 /// How long a feed whose origins are silent leaves the rest of the log unread: what it has to skip
 /// then stays small.
 const FEED_SILENT_MAX: Duration = Duration::from_secs(5);
+/// Groups of fewer bytes are sent as they are.
+const COMPRESSED_BYTES_MIN: usize = 1 << 10;
+/// How long a peer may take to receive what is said to it before its link is closed.
+const LAST_MESSAGES_MAX: Duration = Duration::from_millis(500);
 /// How long a peer may take to open the control stream.
 const CONTROL_OPEN_MAX: Duration = Duration::from_secs(5);
+
+/// What goes out on a link's control stream, in order.
+#[derive(Debug)]
+pub(crate) enum Control {
+    Message(PeerMessage),
+    /// Close the link once the peer has what went before.
+    Close(String),
+}
 
 /// The driver's end of a link.
 #[derive(Debug)]
 pub(crate) struct LinkHandle {
-    pub(crate) control: mpsc::Sender<PeerMessage>,
+    pub(crate) control: mpsc::Sender<Control>,
     pub(crate) feeds: mpsc::UnboundedSender<Feed>,
     /// More of what the feed serves is durable.
     pub(crate) more: Arc<Notify>,
@@ -44,10 +56,11 @@ pub(crate) struct LinkHandle {
     pub(crate) connection: Connection,
 }
 
-/// Whom to have links to, as the driver last said.
+/// Whom to dial, as the driver last said.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Targets {
-    pub(crate) members: Vec<Member>,
+    pub(crate) dial: Vec<Member>,
+    /// Members whose link an operator took down.
     pub(crate) cut: BTreeSet<u32>,
 }
 
@@ -89,14 +102,14 @@ impl Links {
         Self { endpoint, server_id, driver, log, targets, config, next_link, linked, changed }
     }
 
-    /// Keeps a link to each member, and dials the configured addresses while there is none.
+    /// Keeps dialling whom the replica names, and the configured addresses while there is no link.
     pub(crate) async fn dial(self: Arc<Self>) {
         let mut tasks = JoinSet::new();
         tasks.spawn(self.clone().dial_seeds());
         let mut dialled = BTreeSet::new();
         let mut targets = self.targets.clone();
         loop {
-            let members: Vec<u32> = targets.borrow_and_update().members.iter().map(|m| m.server_id).collect();
+            let members: Vec<u32> = targets.borrow_and_update().dial.iter().map(|m| m.server_id).collect();
             for server_id in members {
                 if dialled.insert(server_id) {
                     tasks.spawn(self.clone().dial_member(server_id));
@@ -108,24 +121,25 @@ impl Links {
         }
     }
 
-    /// Dials one member whenever there is no link to it. Of two members the one with the smaller
-    /// server id dials first, so that they rarely meet half-way.
+    /// Dials one member whenever it is named and there is no link to it. Of two members the one
+    /// with the smaller server id dials first, so that they rarely meet half-way.
     async fn dial_member(self: Arc<Self>, server_id: u32) {
         let mut backoff = Backoff::new(&self.config);
         let mut targets = self.targets.clone();
         loop {
-            self.until(|linked| !linked.contains_key(&server_id)).await;
+            let is_named = |targets: &Targets| targets.dial.iter().any(|member| member.server_id == server_id);
+            if targets.wait_for(is_named).await.is_err() {
+                return;
+            }
             if server_id < self.server_id {
                 sleep(self.config.backoff_min * 2).await;
             }
-            let addresses = addresses_of(&targets.borrow_and_update(), server_id);
-            if addresses.is_empty() {
+            let addresses = addresses_of(&targets.borrow(), server_id);
+            if addresses.is_empty() || self.is_linked(server_id) {
+                // The driver says within a tick that it is linked, or no longer wanted.
                 if targets.changed().await.is_err() {
                     return;
                 }
-                continue;
-            }
-            if self.is_linked(server_id) {
                 continue;
             }
             match self.connect(&addresses, Expect::Node(server_id)).await {
@@ -210,7 +224,9 @@ impl Links {
             groups: groups.clone(),
             connection: connection.clone(),
         };
-        let up = [ToDriver::OpenLink(link, handle), Input::LinkUp { link, server_id, dialed }.into()];
+        let address = connection.remote_address().to_string();
+        let link_up = Input::LinkUp { link, server_id, dialed, address };
+        let up = [ToDriver::OpenLink(link, handle), link_up.into()];
         if up.into_iter().any(|message| self.driver.send(message).is_err()) {
             return since.elapsed();
         }
@@ -218,7 +234,7 @@ impl Links {
         self.changed.send_replace(());
 
         let mut tasks = JoinSet::new();
-        tasks.spawn(write_control(control_writer, control_queue));
+        tasks.spawn(write_control(connection.clone(), control_writer, control_queue));
         tasks.spawn(read_control(link, control_reader, self.driver.clone()));
         tasks.spawn(self.clone().serve_feeds(connection.clone(), feed_queue, more, control));
         tasks.spawn(read_feeds(link, connection.clone(), groups, self.driver.clone()));
@@ -248,8 +264,10 @@ impl Links {
         connection: Connection,
         mut feeds: mpsc::UnboundedReceiver<Feed>,
         more: Arc<Notify>,
-        control: mpsc::Sender<PeerMessage>,
+        control: mpsc::Sender<Control>,
     ) {
+        // On one machine there is no line to spare.
+        let compresses = !connection.remote_address().ip().is_loopback();
         let mut newer = feeds.recv().await;
         while let Some(mut feed) = newer {
             while let Ok(newest) = feeds.try_recv() {
@@ -259,7 +277,7 @@ impl Links {
             newer = loop {
                 match feed.poll(&self.log, self.config.feed_group_bytes) {
                     FeedStep::Group(group) => {
-                        group.encode_to(|parts| writer.queue_parts(parts));
+                        queue_group(&mut writer, &group, compresses);
                         tokio::select! {
                             flushed = writer.flush() => if flushed.is_err() { return },
                             newer = feeds.recv() => break newer,
@@ -267,7 +285,7 @@ impl Links {
                     }
                     FeedStep::Refused(refusals) => {
                         for refuse in refusals {
-                            if control.send(PeerMessage::Refuse(refuse)).await.is_err() {
+                            if control.send(Control::Message(PeerMessage::Refuse(refuse))).await.is_err() {
                                 return;
                             }
                         }
@@ -299,16 +317,34 @@ impl Links {
     }
 }
 
-async fn write_control(mut writer: FrameWriter, mut queue: mpsc::Receiver<PeerMessage>) {
-    while let Some(message) = queue.recv().await {
-        writer.queue(&message.encode());
-        while let Ok(message) = queue.try_recv() {
-            writer.queue(&message.encode());
+async fn write_control(connection: Connection, mut writer: FrameWriter, mut queue: mpsc::Receiver<Control>) {
+    while let Some(mut next) = queue.recv().await {
+        let closes = loop {
+            match next {
+                Control::Message(message) => writer.queue(&message.encode()),
+                Control::Close(reason) => break Some(reason),
+            }
+            match queue.try_recv() {
+                Ok(message) => next = message,
+                Err(_) => break None,
+            }
+        };
+        let flushed = writer.flush().await;
+        if let Some(reason) = closes {
+            // So that it is told why; one that does not listen is not waited for.
+            let _ = timeout(LAST_MESSAGES_MAX, deliver(&mut writer)).await;
+            connection.close(CloseCode::NONE, &reason);
+            return;
         }
-        if writer.flush().await.is_err() {
+        if flushed.is_err() {
             return;
         }
     }
+}
+
+async fn deliver(writer: &mut FrameWriter) -> Result<(), StreamError> {
+    writer.finish().await?;
+    writer.delivered().await
 }
 
 async fn read_control(link: LinkId, mut reader: FrameReader, driver: ToDriverSender) {
@@ -323,6 +359,15 @@ async fn read_control(link: LinkId, mut reader: FrameReader, driver: ToDriverSen
         if driver.send(Input::Message(link, message).into()).is_err() {
             return;
         }
+    }
+}
+
+/// Queues a group, compressed where that pays.
+fn queue_group(writer: &mut FrameWriter, group: &FeedGroup, compresses: bool) {
+    let is_long = compresses && group.write_set_bytes() >= COMPRESSED_BYTES_MIN;
+    match is_long.then(|| group.encode_compressed()).flatten() {
+        Some(frame) => writer.queue(&frame),
+        None => group.encode_to(|parts| writer.queue_parts(parts)),
     }
 }
 
@@ -369,7 +414,7 @@ async fn next_group(reader: &mut Option<FrameReader>, groups: &Semaphore) -> Opt
 }
 
 fn addresses_of(targets: &Targets, server_id: u32) -> Vec<String> {
-    let member = targets.members.iter().find(|member| member.server_id == server_id);
+    let member = targets.dial.iter().find(|member| member.server_id == server_id);
     member.map(|member| member.addresses.clone()).unwrap_or_default()
 }
 

@@ -18,6 +18,7 @@ use tracing::{error, info, warn};
 
 use crate::config::{LogRetention, NodeConfig};
 use crate::driver::{Driver, DriverConfig, ToDriver, ToDriverSender};
+use crate::events::EventLedger;
 use crate::founding::{NodeIdentity, credentials};
 use crate::links::{DialConfig, Links, Targets};
 use crate::service::Service;
@@ -184,7 +185,8 @@ impl Node {
             sync_interval: Duration::from_millis(config.storage.sync_interval_ms),
             remove_log: config.storage.log_retention == LogRetention::Members,
         };
-        let runs = Driver::new(replica, (driver.clone(), inbox), view.clone(), targets_sender, driver_config);
+        let events = EventLedger::open(&config.data_dir);
+        let runs = Driver::new(replica, (driver.clone(), inbox), view.clone(), events, targets_sender, driver_config);
         let driver_thread = std::thread::Builder::new()
             .name("driver".to_owned())
             .spawn(move || runs.run())
@@ -276,6 +278,7 @@ pub(crate) fn replica_config(config: &NodeConfig, server_id: u32, cluster_id: Cl
         server_id,
         boot_id: random_u128(),
         cluster_id,
+        name: config.name.clone().unwrap_or_else(|| format!("node-{server_id}")),
         addresses: config.advertised(),
         durability: config.durability(),
         limits: config.replica_limits(),
@@ -312,10 +315,8 @@ fn seeded_log_bugs() -> polyarch_store::log::LogBugs {
 }
 
 fn transport_config(config: &NodeConfig) -> TransportConfig {
-    let idle_timeout_ms = config.gossip.idle_timeout_ms;
     TransportConfig {
-        idle_timeout_ms,
-        keep_alive_interval_ms: idle_timeout_ms / 4,
+        peer_idle_timeout_ms: config.gossip.idle_timeout_ms,
         // Only for peers to hear it: the data is closed before. Dials of members that are gone would take all of it.
         close_timeout_ms: 500,
         ..TransportConfig::default()

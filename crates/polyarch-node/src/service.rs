@@ -277,9 +277,19 @@ impl Stream {
             Request::Status => Input::Status(request_tag),
             Request::CutLink { server_id } => Input::CutLink(request_tag, server_id),
             Request::HealLink { server_id } => Input::HealLink(request_tag, server_id),
+            Request::SetTopology(topology) => Input::SetTopology(request_tag, topology),
+            Request::ChangeMember { server_id, change } => Input::ChangeMember(request_tag, server_id, change),
+            Request::Events { limit } => {
+                return self.send_on(id, tag, bytes, ToDriver::Events(request_tag, limit as usize));
+            }
         };
+        self.send_on(id, tag, bytes, input.into());
+    }
+
+    /// Hands a request to the driver.
+    fn send_on(&mut self, id: u64, tag: u64, bytes: usize, message: ToDriver) {
         self.next_tag += 1;
-        self.pending.push_back(match self.service.driver.send(input.into()) {
+        self.pending.push_back(match self.service.driver.send(message) {
             Ok(()) => {
                 self.sent_bytes += bytes;
                 Pending::Sent { tag, id, bytes }

@@ -3,14 +3,15 @@
 //! Each is one record under a key that names it, shown as `lww`. [`Catalog`] is what a node makes
 //! of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use polyarch_crdt::{ClusterKey, ClusterKeys, FieldPath, Hlc, Record, lww};
+use polyarch_crdt::{ClusterKey, ClusterKeys, Dot, FieldPath, Hlc, Record, lww};
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, CodecError, Kind};
 use crate::keyspace::{KeyspaceId, RecordKey};
+use crate::topology::Topology;
 
 /// What a keyspace shows of values written concurrently. Variants are appended only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +41,8 @@ pub enum SystemRecord {
     Keyspace(KeyspaceDefinition),
     /// A key that seals contexts.
     ClusterKey(ClusterKey),
+    /// Who has links to whom.
+    Topology(Topology),
 }
 
 /// A member of the cluster.
@@ -47,6 +50,8 @@ pub enum SystemRecord {
 pub struct Member {
     /// Unique in the cluster, at least 1.
     pub server_id: u32,
+    /// What people call it.
+    pub name: String,
     /// `HOST:PORT` where other members reach it.
     pub addresses: Vec<String>,
     /// Where it stands.
@@ -54,10 +59,87 @@ pub struct Member {
 }
 
 /// Where a member stands. Variants are appended only.
+///
+/// ```text
+///   joining ──► active ──drain──► draining ──► down ──remove──► removed
+///      ▲           ▲                  │         │                  │
+///      │           └──────rejoin──────┘         │                  │
+///      └────────────────rejoin──────────────────┴──────────────────┘
+/// ```
+/// The steps without a name the member takes itself: once it has caught up, and once another
+/// member has all of its write sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MemberStatus {
-    /// Takes writes.
+    /// Takes writes and has caught up with the cluster.
     Active,
+    /// New, or back: it takes writes, and has not yet caught up.
+    Joining,
+    /// Takes no more writes, and waits until another member has all of its own.
+    Draining,
+    /// Takes no writes; another member has all of its own. It may be stopped or removed.
+    Down,
+    /// No member any more: nobody has a link to it. What it wrote and others have stays.
+    Removed,
+}
+
+/// What an operator does to a member. Variants are appended only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MemberChange {
+    /// Let it take no more writes and hand over all it has.
+    Drain,
+    /// Take it out of the cluster.
+    Remove {
+        /// Also when it was not drained: what only it has is lost to the cluster until it rejoins.
+        force: bool,
+    },
+    /// Take a drain or a removal back.
+    Rejoin,
+}
+
+impl MemberStatus {
+    /// The word on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Joining => "joining",
+            Self::Draining => "draining",
+            Self::Down => "down",
+            Self::Removed => "removed",
+        }
+    }
+
+    /// Whether the member takes writes of clients.
+    pub fn takes_writes(self) -> bool {
+        matches!(self, Self::Active | Self::Joining)
+    }
+
+    /// Where a change leads from here.
+    ///
+    /// # Errors
+    /// When it leads nowhere: what to do instead.
+    pub fn changed(self, change: MemberChange) -> Result<Self, &'static str> {
+        match (change, self) {
+            (MemberChange::Drain, Self::Active) => Ok(Self::Draining),
+            (MemberChange::Drain, Self::Joining) => Err("wait until it is active, or remove it"),
+            (MemberChange::Drain, Self::Draining | Self::Down) => Err("it is drained already, or about to be"),
+            (MemberChange::Remove { .. }, Self::Down | Self::Joining) => Ok(Self::Removed),
+            (MemberChange::Remove { force: true }, Self::Active | Self::Draining) => Ok(Self::Removed),
+            (MemberChange::Remove { force: false }, Self::Active | Self::Draining) => {
+                Err("drain it first; if it is gone for good, remove it with --force")
+            }
+            (MemberChange::Remove { .. }, Self::Removed) => Err("it is removed already"),
+            (MemberChange::Rejoin, Self::Draining) => Ok(Self::Active),
+            (MemberChange::Rejoin, Self::Down | Self::Removed) => Ok(Self::Joining),
+            (MemberChange::Rejoin, Self::Active | Self::Joining) => Err("it is a member already"),
+            (MemberChange::Drain, Self::Removed) => Err("it is no member any more"),
+        }
+    }
+}
+
+impl std::fmt::Display for MemberStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// A keyspace's definition.
@@ -101,6 +183,11 @@ pub fn cluster_key_key(key_id: u32) -> Bytes {
     format!("cluster-key/{key_id:010}").into()
 }
 
+/// The key of the topology's record.
+pub fn topology_key() -> Bytes {
+    Bytes::from_static(b"topology")
+}
+
 /// What the system keyspace says, ready to be asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Catalog {
@@ -108,6 +195,9 @@ pub struct Catalog {
     names: BTreeMap<String, KeyspaceId>,
     members: BTreeMap<u32, Member>,
     cluster_keys: ClusterKeys,
+    topology: Topology,
+    /// Topologies that were set at the same time as the one in force, each with its write set.
+    topology_losers: Vec<(Dot, Topology)>,
     /// Keys of records that a newer version of polyarch wrote and this one cannot read, or that do
     /// not lie where they belong.
     unreadable: Vec<Bytes>,
@@ -124,6 +214,10 @@ impl Catalog {
             match SystemRecord::decode(&winner.value) {
                 Ok(SystemRecord::Member(member)) if key.key() == member_key(member.server_id) => {
                     catalog.members.insert(member.server_id, member);
+                }
+                Ok(SystemRecord::Topology(topology)) if key.key() == topology_key() => {
+                    catalog.topology = topology;
+                    catalog.topology_losers = topologies(record).filter(|(dot, _)| *dot != winner.dot).collect();
                 }
                 Ok(SystemRecord::ClusterKey(held)) if key.key() == cluster_key_key(held.id) => {
                     catalog.cluster_keys.insert(held);
@@ -152,14 +246,29 @@ impl Catalog {
         self.keyspaces.iter().map(|(id, definition)| (*id, definition, self.names.get(&definition.name) == Some(id)))
     }
 
-    /// All members, in order of server ids.
+    /// All members, in order of server ids; those too that were removed.
     pub fn members(&self) -> impl Iterator<Item = &Member> {
         self.members.values()
+    }
+
+    /// The members that have not been removed.
+    pub fn present(&self) -> BTreeSet<u32> {
+        self.members().filter(|member| member.status != MemberStatus::Removed).map(|member| member.server_id).collect()
     }
 
     /// One member.
     pub fn member(&self, server_id: u32) -> Option<&Member> {
         self.members.get(&server_id)
+    }
+
+    /// Who should have links to whom. Mesh, unless set.
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// Topologies that were set at the same time as [`Catalog::topology`] and lost, each with its write set.
+    pub fn topology_losers(&self) -> &[(Dot, Topology)] {
+        &self.topology_losers
     }
 
     /// The keys that seal contexts; none before the node has heard from its cluster.
@@ -187,6 +296,14 @@ impl Catalog {
 pub fn is_keyspace_name(name: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     name.len() <= 128 && name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.chars().all(allowed)
+}
+
+/// All siblings of the topology's record that can be read.
+fn topologies(record: &Record) -> impl Iterator<Item = (Dot, Topology)> {
+    record.siblings(&FieldPath::opaque()).iter().filter_map(|sibling| match SystemRecord::decode(&sibling.value) {
+        Ok(SystemRecord::Topology(topology)) => Some((sibling.dot, topology)),
+        _ => None,
+    })
 }
 
 /// The keyspace that a key of the system keyspace names: never the system keyspace itself, which no

@@ -4,13 +4,14 @@
 //! Answers come in the order of the requests, and a read waits for the writes before it.
 
 use bytes::Bytes;
-use polyarch_crdt::{ContextError, Dot, Hlc, SealedContext};
+use polyarch_crdt::{ContextError, Dot, Hlc, Origin, SealedContext};
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::KeyspaceKind;
+use crate::catalog::{KeyspaceKind, MemberChange, MemberStatus};
 use crate::codec::{self, CodecError, Kind};
 use crate::keyspace::KeyspaceId;
 use crate::limits::wire;
+use crate::topology::Topology;
 
 /// One request, numbered by the client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +60,20 @@ pub enum Request {
     HealLink {
         /// The member.
         server_id: u32,
+    },
+    /// Says who should have links to whom, for the whole cluster.
+    SetTopology(Topology),
+    /// Drains, removes or takes back a member.
+    ChangeMember {
+        /// The member.
+        server_id: u32,
+        /// What is done to it.
+        change: MemberChange,
+    },
+    /// The last events that the node told its operator, the newest last.
+    Events {
+        /// At most so many.
+        limit: u32,
     },
 }
 
@@ -144,6 +159,8 @@ pub enum Response {
     Status(Box<StatusView>),
     /// Done; nothing to say.
     Done,
+    /// To [`Request::Events`].
+    Events(Vec<EventView>),
 }
 
 /// What became of a write.
@@ -202,12 +219,20 @@ pub struct StatusView {
     pub version: String,
     /// Whether it takes writes; if not, why.
     pub writes_refused: Option<String>,
+    /// What people call it.
+    pub name: String,
+    /// Where it stands; `None` while it has not said that it is a member.
+    pub status: Option<MemberStatus>,
+    /// Who should have links to whom.
+    pub topology: Topology,
     /// What it has durably applied: the last GTID of each origin.
     pub applied: Vec<Dot>,
     /// The digest of that.
     pub digest: String,
-    /// Each other member, in order.
+    /// Each other member, in order; those too that were removed.
     pub peers: Vec<PeerView>,
+    /// Each origin that others have and this node may lack, in order.
+    pub feeds: Vec<FeedView>,
     /// Totals since the process began.
     pub counters: CountersView,
 }
@@ -217,10 +242,20 @@ pub struct StatusView {
 pub struct PeerView {
     /// The member.
     pub server_id: u32,
+    /// What people call it.
+    pub name: String,
+    /// Where it stands.
+    pub status: MemberStatus,
     /// Where it is reached.
     pub addresses: Vec<String>,
     /// Whether a link is up.
     pub linked: bool,
+    /// Whether the topology wants a link to it.
+    pub planned: bool,
+    /// Whether it is reached at all, over whatever links.
+    pub reachable: bool,
+    /// Whom it says it has links to, in order.
+    pub links: Vec<u32>,
     /// Whether an operator took the link down here.
     pub cut: bool,
     /// Write sets that it was last known to have and this node has not.
@@ -233,6 +268,32 @@ pub struct PeerView {
     pub clock_offset_ms: Option<i64>,
 }
 
+/// How one origin comes to a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FeedView {
+    /// The origin.
+    pub origin: Origin,
+    /// The member whose link feeds it.
+    pub from: Option<u32>,
+    /// Write sets that linked members have of it and this node has not.
+    pub behind: u64,
+    /// How long ago the oldest of them was first heard of, in milliseconds; 0 when none lacks.
+    pub behind_ms: u64,
+    /// Whether it was stopped, because of a fork or of what cannot be read.
+    pub paused: bool,
+}
+
+/// Something that a node told its operator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventView {
+    /// When, Unix milliseconds.
+    pub time_ms: u64,
+    /// Whether someone should be woken.
+    pub alarm: bool,
+    /// What happened.
+    pub text: String,
+}
+
 /// What a node counted since it began.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CountersView {
@@ -242,6 +303,8 @@ pub struct CountersView {
     pub received: u64,
     /// Write sets that came again and were skipped.
     pub skipped: u64,
+    /// Of those, write sets that this server had written itself.
+    pub returned: u64,
     /// Times a field came to hold concurrent values.
     pub conflicts: u64,
     /// Syncs of the log.
@@ -376,6 +439,31 @@ pub enum Refusal {
         /// The limit.
         max: u64,
     },
+    /// The member takes no writes where it stands.
+    #[error("this member is {0}; ask another, or let it take writes again with `polyarch node rejoin`")]
+    MemberIs(MemberStatus),
+    /// Another living process has this server id.
+    #[error(
+        "two living processes have this server id, at {}; neither takes writes until one is stopped",
+        addresses.join(" and ")
+    )]
+    Twin {
+        /// Where a member saw them.
+        addresses: Vec<String>,
+    },
+    /// A member's status cannot change so.
+    #[error("member {server_id} is {status}: {instead}")]
+    MemberChange {
+        /// The member.
+        server_id: u32,
+        /// Where it stands.
+        status: MemberStatus,
+        /// What to do instead.
+        instead: String,
+    },
+    /// No topology for this cluster.
+    #[error("{0}")]
+    Topology(String),
 }
 
 impl From<ContextError> for Refusal {

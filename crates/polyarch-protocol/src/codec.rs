@@ -22,6 +22,8 @@ pub enum Kind {
     Peer = b'P',
     /// A [`crate::peer::FeedGroup`].
     Feed = b'F',
+    /// A [`crate::peer::FeedGroup`], compressed.
+    CompressedFeed = b'Z',
     /// A [`crate::client::ClientRequest`].
     Request = b'Q',
     /// A [`crate::client::ClientResponse`].
@@ -65,28 +67,36 @@ pub fn decode<T: DeserializeOwned>(kind: Kind, bytes: &[u8]) -> Result<T, CodecE
 
 /// Reads the changes of a write: no more than [`wire::CHANGES_MAX`], refused before they are read.
 pub(crate) fn changes<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
-    struct Changes<T>(PhantomData<T>);
+    deserializer.deserialize_seq(AtMost { max: wire::CHANGES_MAX, items: PhantomData })
+}
 
-    impl<'de, T: Deserialize<'de>> Visitor<'de> for Changes<T> {
-        type Value = Vec<T>;
+/// Reads link states: no more than [`wire::LINK_STATES_MAX`], refused before they are read.
+pub(crate) fn link_states<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    deserializer.deserialize_seq(AtMost { max: wire::LINK_STATES_MAX, items: PhantomData })
+}
 
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            write!(f, "at most {} changes", wire::CHANGES_MAX)
-        }
+struct AtMost<T> {
+    max: usize,
+    items: PhantomData<T>,
+}
 
-        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
-            let mut changes = Vec::new();
-            if seq.size_hint().is_some_and(|len| len > wire::CHANGES_MAX) {
-                return Err(A::Error::custom("too many changes"));
-            }
-            while let Some(change) = seq.next_element()? {
-                changes.push(change);
-            }
-            Ok(changes)
-        }
+impl<'de, T: Deserialize<'de>> Visitor<'de> for AtMost<T> {
+    type Value = Vec<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "at most {} items", self.max)
     }
 
-    deserializer.deserialize_seq(Changes(PhantomData))
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
+        let mut items = Vec::new();
+        if seq.size_hint().is_some_and(|len| len > self.max) {
+            return Err(A::Error::custom("too many items"));
+        }
+        while let Some(item) = seq.next_element()? {
+            items.push(item);
+        }
+        Ok(items)
+    }
 }
 
 pub(crate) fn body(kind: Kind, bytes: &[u8]) -> Result<&[u8], CodecError> {

@@ -2,6 +2,9 @@ use std::fmt;
 
 use polyarch_crdt::{Dot, Hlc, Origin};
 
+use crate::catalog::MemberStatus;
+use crate::topology::Topology;
+
 /// Something an operator may want to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -63,6 +66,35 @@ pub enum Event {
         /// The digest there.
         theirs: u128,
     },
+    /// Alarm: two living processes have one server id. Neither takes writes until one is gone.
+    Twin {
+        /// The server id.
+        server_id: u32,
+        /// Where they were seen.
+        addresses: Vec<String>,
+    },
+    /// A member's status changed.
+    MemberChanged {
+        /// The member.
+        server_id: u32,
+        /// What it was; `None` for a new one.
+        from: Option<MemberStatus>,
+        /// What it is.
+        to: MemberStatus,
+    },
+    /// The topology changed.
+    TopologyChanged {
+        /// What it is.
+        to: Topology,
+    },
+    /// Alarm: two topologies were set at the same time. All members use the one of the later
+    /// stamp; this one lost.
+    TopologyLost {
+        /// The write set that set it.
+        dot: Dot,
+        /// What it wanted.
+        topology: Topology,
+    },
     /// A member's log no longer reaches back far enough, or cannot be read, for an origin.
     NotFed {
         /// The origin.
@@ -96,7 +128,14 @@ pub enum Event {
 impl Event {
     /// Whether someone should be woken.
     pub fn is_alarm(&self) -> bool {
-        !matches!(self, Self::Linked { .. } | Self::Unlinked { .. } | Self::EpochOpened { .. })
+        !matches!(
+            self,
+            Self::Linked { .. }
+                | Self::Unlinked { .. }
+                | Self::EpochOpened { .. }
+                | Self::MemberChanged { .. }
+                | Self::TopologyChanged { .. }
+        )
     }
 }
 
@@ -124,6 +163,24 @@ impl fmt::Display for Event {
                 write!(
                     f,
                     "applied the same as member {server_id} but digests differ ({ours:032x} here, {theirs:032x} there); run `polyarch verify`"
+                )
+            }
+            Self::Twin { server_id, addresses } => {
+                write!(
+                    f,
+                    "two living processes have server id {server_id}, at {}; neither takes writes until one is stopped",
+                    addresses.join(" and ")
+                )
+            }
+            Self::MemberChanged { server_id, from: None, to } => write!(f, "member {server_id} is new, and {to}"),
+            Self::MemberChanged { server_id, from: Some(from), to } => {
+                write!(f, "member {server_id} was {from} and is {to}")
+            }
+            Self::TopologyChanged { to } => write!(f, "the topology is {to}"),
+            Self::TopologyLost { dot, topology } => {
+                write!(
+                    f,
+                    "two topologies were set at the same time; {topology}, set by {dot}, lost. Set the one you want again"
                 )
             }
             Self::NotFed { origin, server_id } => {

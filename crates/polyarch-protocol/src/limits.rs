@@ -67,6 +67,8 @@ pub mod wire {
     pub const KEY_BYTES_MAX: usize = 64 << 10;
     /// Longest field path.
     pub const FIELD_BYTES_MAX: usize = 4 << 10;
+    /// Most link states in one message: one for each member.
+    pub const LINK_STATES_MAX: usize = 4_096;
     /// Most changes in a write set.
     pub const CHANGES_MAX: usize = u16::MAX as usize;
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::chain::ChainHead;
 use crate::codec::{self, CodecError, Kind};
 use crate::limits::wire;
+use crate::reach::LinkState;
 
 /// A cluster's identity, drawn at its founding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -32,6 +33,12 @@ pub enum PeerMessage {
     Subscribe(Subscribe),
     /// The sender cannot serve an origin that was subscribed to.
     Refuse(Refuse),
+    /// Who has a link to whom: all that the sender knows when a link comes up, then what is new.
+    LinkStates(#[serde(deserialize_with = "codec::link_states")] Vec<LinkState>),
+    /// Two living processes have the receiver's server id.
+    Twin(Twin),
+    /// The receiver was removed from the cluster; the link is closed.
+    Removed,
 }
 
 /// Who speaks.
@@ -54,10 +61,15 @@ pub struct Heartbeat {
     pub digest: Option<u128>,
     /// Its wall clock, Unix milliseconds.
     pub clock_ms: u64,
-    /// The members it has a link to, in order.
-    pub linked: Vec<u32>,
     /// The origins whose feed it has stopped (fork, poison), in order.
     pub paused: Vec<Origin>,
+}
+
+/// Two living processes with one server id, as a member sees them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Twin {
+    /// Where each was seen.
+    pub addresses: Vec<String>,
 }
 
 /// Replaces all that this side was fed on this link.
@@ -106,6 +118,9 @@ impl PeerMessage {
     }
 }
 
+/// A byte of an LZ4 block becomes at most so many: a claim of more is refused before memory is taken.
+const LZ4_RATIO_MAX: usize = 255;
+
 /// Consecutive write sets of the subscribed origins, in the sender's log order.
 ///
 /// Frame: kind (1), version (1), subscription (8, little endian), then for each write set its
@@ -120,6 +135,7 @@ pub struct FeedGroup {
 
 impl FeedGroup {
     const HEADER_BYTES: usize = 2 + 8;
+    const COMPRESSED_HEADER_BYTES: usize = 2 + 4;
 
     /// The bytes of its frame, in parts: the write sets are not copied.
     ///
@@ -144,11 +160,53 @@ impl FeedGroup {
         self.encode_to(|parts| parts.concat())
     }
 
-    /// Reads a frame of a feed. The write sets share the frame's memory and are not yet decoded.
+    /// The bytes of its frame, compressed, where that makes it an eighth shorter at least.
+    ///
+    /// Frame: kind (1), version (1), length of what is compressed (4, little endian), then that as
+    /// one LZ4 block: a frame as [`FeedGroup::encode`] makes it.
+    pub fn encode_compressed(&self) -> Option<Vec<u8>> {
+        let plain = self.encode();
+        let len = u32::try_from(plain.len()).ok().filter(|_| plain.len() <= wire::FRAME_BYTES_MAX)?;
+        let mut frame = vec![0; Self::COMPRESSED_HEADER_BYTES + lz4_flex::block::get_maximum_output_size(plain.len())];
+        frame[..2].copy_from_slice(&[Kind::CompressedFeed as u8, 1]);
+        frame[2..Self::COMPRESSED_HEADER_BYTES].copy_from_slice(&len.to_le_bytes());
+        let compressed = lz4_flex::block::compress_into(&plain, &mut frame[Self::COMPRESSED_HEADER_BYTES..]).ok()?;
+        frame.truncate(Self::COMPRESSED_HEADER_BYTES + compressed);
+        (frame.len() <= plain.len() - plain.len() / 8).then_some(frame)
+    }
+
+    /// The bytes of its write sets.
+    pub fn write_set_bytes(&self) -> usize {
+        self.write_sets.iter().map(Bytes::len).sum()
+    }
+
+    /// Reads a frame of a feed, compressed or not. The write sets share the frame's memory and are
+    /// not yet decoded.
     ///
     /// # Errors
     /// When lengths do not add up or exceed the format's limits.
     pub fn decode(frame: &Bytes) -> Result<Self, CodecError> {
+        match frame.first() {
+            Some(kind) if *kind == Kind::CompressedFeed as u8 => Self::decode_plain(&Self::decompressed(frame)?),
+            _ => Self::decode_plain(frame),
+        }
+    }
+
+    fn decompressed(frame: &Bytes) -> Result<Bytes, CodecError> {
+        let body = codec::body(Kind::CompressedFeed, frame)?;
+        let (len, block) = body.split_first_chunk::<4>().ok_or(CodecError::Malformed)?;
+        let len = u32::from_le_bytes(*len) as usize;
+        if len > wire::FRAME_BYTES_MAX || len / LZ4_RATIO_MAX > block.len() {
+            return Err(CodecError::Malformed);
+        }
+        let plain = lz4_flex::block::decompress(block, len).map_err(|_| CodecError::Malformed)?;
+        match plain.len() == len {
+            true => Ok(plain.into()),
+            false => Err(CodecError::Malformed),
+        }
+    }
+
+    fn decode_plain(frame: &Bytes) -> Result<Self, CodecError> {
         let body = codec::body(Kind::Feed, frame)?;
         let (subscription, mut rest) = body.split_first_chunk::<8>().ok_or(CodecError::Malformed)?;
         let mut write_sets = Vec::new();

@@ -403,6 +403,7 @@ fn a_system_record_counts_only_under_the_key_that_names_it() {
     let mut forged = foreign(dot, &[], "");
     let imposter = polyarch_protocol::catalog::Member {
         server_id: 1,
+        name: "imposter".to_owned(),
         addresses: vec!["elsewhere:1".to_owned()],
         status: polyarch_protocol::catalog::MemberStatus::Active,
     };

@@ -24,6 +24,9 @@ pub struct TransportConfig {
     /// A connection on which nothing was sent for so long sends a sign of life. Milliseconds, default 2000. Must be
     /// below [`idle_timeout_ms`](Self::idle_timeout_ms); a quarter of it survives the loss of two of them.
     pub keep_alive_interval_ms: u64,
+    /// The same for connections between members, which the one that dials decides: a member that is gone has to be
+    /// noticed sooner than a client. Its sign of life goes out after a quarter of it. Milliseconds, default 2000.
+    pub peer_idle_timeout_ms: u64,
     /// A connection that is not authenticated and admitted after so long is given up, by either side. Milliseconds,
     /// default 5000.
     pub handshake_timeout_ms: u64,
@@ -60,6 +63,7 @@ impl Default for TransportConfig {
         Self {
             idle_timeout_ms: 8_000,
             keep_alive_interval_ms: 2_000,
+            peer_idle_timeout_ms: 2_000,
             handshake_timeout_ms: 5_000,
             close_timeout_ms: 3_000,
             stream_receive_window_bytes: 8 << 20,
@@ -85,6 +89,7 @@ impl TransportConfig {
         let at_least_one = [
             ("idle_timeout_ms", self.idle_timeout_ms),
             ("keep_alive_interval_ms", self.keep_alive_interval_ms),
+            ("peer_idle_timeout_ms", self.peer_idle_timeout_ms),
             ("handshake_timeout_ms", self.handshake_timeout_ms),
             ("stream_receive_window_bytes", self.stream_receive_window_bytes),
             ("receive_window_bytes", self.receive_window_bytes),
@@ -112,6 +117,12 @@ impl TransportConfig {
 
     pub(crate) fn handshake_timeout(&self) -> Duration {
         Duration::from_millis(self.handshake_timeout_ms)
+    }
+
+    /// For connections that a member dials to another.
+    pub(crate) fn to_quinn_for_peers(&self) -> Result<Arc<quinn::TransportConfig>, ConfigError> {
+        let (idle_timeout_ms, keep_alive_interval_ms) = (self.peer_idle_timeout_ms, self.peer_idle_timeout_ms / 4);
+        Self { idle_timeout_ms, keep_alive_interval_ms, ..self.clone() }.to_quinn()
     }
 
     pub(crate) fn to_quinn(&self) -> Result<Arc<quinn::TransportConfig>, ConfigError> {

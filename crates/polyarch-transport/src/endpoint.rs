@@ -86,6 +86,7 @@ struct Shared {
     credentials: Credentials,
     config: TransportConfig,
     transport: Arc<quinn::TransportConfig>,
+    peer_transport: Arc<quinn::TransportConfig>,
     gate: Arc<Gate>,
     accepted: AsyncMutex<mpsc::Receiver<Connection>>,
     acceptor: Option<AbortHandle>,
@@ -150,6 +151,7 @@ impl Endpoint {
         server: Option<quinn::ServerConfig>,
     ) -> Result<Self, BindError> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| BindError::NoRuntime)?;
+        let peer_transport = config.to_quinn_for_peers()?;
         let socket_buffers = SocketBuffers::of(&socket);
         socket_buffers.report(&config);
         let is_server = server.is_some();
@@ -171,6 +173,7 @@ impl Endpoint {
                 credentials,
                 config,
                 transport,
+                peer_transport,
                 gate,
                 accepted: AsyncMutex::new(accepted),
                 acceptor,
@@ -237,7 +240,10 @@ impl Endpoint {
         let crypto = tls::client_config(&self.shared.credentials, expect, alpn, Arc::clone(&refusal))
             .map_err(|cause| ConnectError::Tls(cause.to_string()))?;
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-        config.transport_config(Arc::clone(&self.shared.transport));
+        config.transport_config(Arc::clone(match alpn {
+            Alpn::Peer => &self.shared.peer_transport,
+            Alpn::Client => &self.shared.transport,
+        }));
         config.token_store(Arc::new(quinn::NoneTokenStore));
 
         let failed = |error| connect_error(address, alpn, error, refusal.get());

@@ -2,12 +2,15 @@
 
 pub(crate) mod batch;
 pub(crate) mod certs;
+pub(crate) mod events;
 pub(crate) mod keyspace;
 pub(crate) mod link;
 pub(crate) mod log;
+pub(crate) mod members;
 pub(crate) mod node;
 pub(crate) mod record;
 pub(crate) mod status;
+pub(crate) mod topology;
 pub(crate) mod transfer;
 pub(crate) mod verify;
 

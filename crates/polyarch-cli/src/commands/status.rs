@@ -1,7 +1,7 @@
 //! `polyarch status`: how nodes are, and whether they are equal.
 
 use clap::Args;
-use polyarch_client::{NodeAddress, PeerView, StatusView};
+use polyarch_client::{FeedView, MemberStatus, NodeAddress, PeerView, StatusView};
 
 use crate::connection::{Connection, ConnectionArguments};
 use crate::failure::Failure;
@@ -12,10 +12,11 @@ use crate::terminal::Output;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Asks any node of the profile, the one of --node, or each with --all. With --json, a line for each:
-  {\"node\", \"cluster_id\", \"server_id\", \"version\", \"writes_refused\", \"applied\": [GTID..],
-   \"digest\", \"peers\": [{\"server_id\", \"addresses\", \"linked\", \"cut\", \"behind\", \"ahead\",
-   \"equal\", \"clock_offset_ms\"}], \"counters\": {\"written\", \"received\", \"skipped\",
-   \"conflicts\", \"syncs\", \"log_bytes\", \"checkpoints\", \"link_bytes_sent\",
+  {\"node\", \"cluster_id\", \"server_id\", \"version\", \"name\", \"status\", \"topology\",
+   \"writes_refused\", \"applied\": [GTID..], \"digest\", \"peers\": [{\"server_id\", \"name\", \"status\",
+   \"addresses\", \"linked\", \"planned\", \"reachable\", \"links\": [ID..], \"cut\", \"behind\", \"ahead\",
+   \"equal\", \"clock_offset_ms\"}], \"feeds\": [{\"origin\", \"from\", \"behind\", \"behind_ms\",
+   \"paused\"}], \"counters\": {\"written\", \"received\", \"skipped\", \"returned\", \"conflicts\", \"syncs\", \"log_bytes\", \"checkpoints\", \"link_bytes_sent\",
    \"link_bytes_received\"}}
 \"node\" is the address that answered, as it was dialled. Of a node that does not answer, --all prints
 {\"node\", \"error\"}, goes on, and ends with exit status 4. Nodes that have applied the same show the
@@ -94,8 +95,12 @@ impl Status {
         let applied: Vec<String> = status.applied.iter().map(ToString::to_string).collect();
         let write_sets: u64 = status.applied.iter().map(|dot| dot.seq).sum();
         let c = &status.counters;
-        output.line(format_args!("node {} at {node}, polyarch {}", status.server_id, status.version))?;
-        output.line(format_args!("  cluster   {}", status.cluster_id))?;
+        let standing = status.status.map_or("no member yet", MemberStatus::as_str);
+        output.line(format_args!(
+            "node {} ({}) at {node}, {standing}, polyarch {}",
+            status.server_id, status.name, status.version
+        ))?;
+        output.line(format_args!("  cluster   {}, {}", status.cluster_id, status.topology))?;
         output.line(format_args!("  writes    {writes}"))?;
         output.line(format_args!("  applied   {write_sets} write sets: {}", applied.join(", ")))?;
         output.line(format_args!("  digest    {}", status.digest))?;
@@ -108,8 +113,22 @@ impl Status {
             c.log_bytes, c.link_bytes_sent, c.link_bytes_received
         ))?;
         status.peers.iter().try_for_each(|peer| output.line(format_args!("  member {}", described(peer))))?;
+        status.feeds.iter().try_for_each(|feed| output.line(format_args!("  feed   {}", described_feed(feed))))?;
         output.line("")
     }
+}
+
+fn described_feed(feed: &FeedView) -> String {
+    let from = match (feed.paused, feed.from) {
+        (true, _) => "STOPPED".to_owned(),
+        (false, Some(from)) => format!("from {from}"),
+        (false, None) => "from nobody".to_owned(),
+    };
+    let lag = match feed.behind {
+        0 => "up to date".to_owned(),
+        behind => format!("{behind} write sets behind since {:.1} s", feed.behind_ms as f64 / 1_000.0),
+    };
+    format!("{}  {from}, {lag}", feed.origin)
 }
 
 /// How the words begin in which a node says that its storage failed.
@@ -127,19 +146,29 @@ fn storage_alarm(node: &NodeAddress, status: &StatusView) -> Option<String> {
 }
 
 fn described(peer: &PeerView) -> String {
-    let link = match (peer.cut, peer.linked) {
-        (true, _) => "link cut",
-        (false, true) => "linked",
-        (false, false) => "NOT LINKED",
+    let link = match (peer.cut, peer.linked, peer.planned, peer.reachable) {
+        _ if peer.status == MemberStatus::Removed => "removed",
+        (true, ..) => "link cut",
+        (false, true, true, _) => "linked",
+        (false, true, false, _) => "linked beside the plan",
+        (false, false, true, _) => "NOT LINKED",
+        (false, false, false, true) => "reached by others",
+        (false, false, false, false) => "NOT REACHED",
     };
     let difference = match (peer.behind, peer.ahead, peer.equal) {
         (_, _, Some(true)) => "equal".to_owned(),
         (_, _, Some(false)) => "DIFFERENT DIGEST at equal applied-sets".to_owned(),
+        (0, 0, None) if !peer.linked => "not compared".to_owned(),
         (0, 0, None) => "not known to differ".to_owned(),
         (behind, ahead, None) => format!("has {behind} write sets more, lacks {ahead}"),
     };
     let clock = peer.clock_offset_ms.map(|offset| format!(", clock {offset:+} ms")).unwrap_or_default();
-    format!("{}  {link}, {difference}{clock}  ({})", peer.server_id, peer.addresses.join(", "))
+    let standing = match peer.status {
+        MemberStatus::Active | MemberStatus::Removed => String::new(),
+        other => format!("{other}, "),
+    };
+    let (server_id, name, addresses) = (peer.server_id, &peer.name, peer.addresses.join(", "));
+    format!("{server_id} ({name})  {standing}{link}, {difference}{clock}  ({addresses})")
 }
 
 /// What the nodes that answered have in common.
@@ -171,6 +200,10 @@ mod tests {
             server_id: 7,
             version: String::new(),
             writes_refused: writes_refused.map(|refusal| refusal.to_string()),
+            name: String::new(),
+            status: None,
+            topology: polyarch_client::Topology::Mesh,
+            feeds: Vec::new(),
             applied: Vec::new(),
             digest: String::new(),
             peers: Vec::new(),

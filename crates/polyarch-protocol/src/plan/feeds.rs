@@ -134,6 +134,11 @@ impl FeedPlan {
         }
     }
 
+    /// The link that feeds an origin.
+    pub(crate) fn link_of(&self, origin: Origin) -> Option<LinkId> {
+        self.feeds.get(&origin).map(|feed| feed.link)
+    }
+
     /// Looks at the links and says what to subscribe to now.
     pub(crate) fn update(&mut self, sight: &Sight<'_>, timings: &FeedTimings) -> Wishes {
         let origins: BTreeSet<Origin> =

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use polyarch_crdt::{AppliedSet, ClusterKey, Dot, FieldPath, Hlc, Origin, SealedContext, SessionToken, seeded_bug};
 
 use super::{Now, Replica};
-use crate::catalog::{self, KeyspaceDefinition, KeyspaceKind, Member, MemberStatus, SystemRecord};
+use crate::catalog::{self, KeyspaceDefinition, KeyspaceKind, MemberStatus, SystemRecord};
 use crate::client::{Refusal, Supersede, WriteChange, WriteRequest, Written};
 use crate::event::Event;
 use crate::keyspace::KeyspaceId;
@@ -92,38 +92,20 @@ impl<S: Storage> Replica<S> {
             system_change(
                 catalog::member_key(self.config.server_id),
                 Vec::new(),
-                &SystemRecord::Member(self.own_member()),
+                &SystemRecord::Member(self.own_member(MemberStatus::Active)),
             ),
         ];
         // A failure is reported where the driver waits for the sync.
         let _ = self.write_changes(now, |_, _| changes);
     }
 
-    /// Writes this node's member record where it is missing or says something else.
-    pub(super) fn announce_member(&mut self, now: Now) {
-        let member = self.own_member();
-        if self.writes_refused().is_some() || self.catalog.member(member.server_id) == Some(&member) {
-            return;
-        }
-        let key = catalog::member_key(member.server_id);
-        let record = match self.storage.record(&crate::RecordKey::new(KeyspaceId::SYSTEM, &key)) {
-            Ok(record) => record,
-            Err(error) => return self.fail(error.0),
-        };
-        let held = record.siblings(&FieldPath::opaque()).iter().map(|s| s.dot).collect();
-        let _ = self.write_changes(now, |_, _| vec![system_change(key, held, &SystemRecord::Member(member))]);
-    }
-
-    fn own_member(&self) -> Member {
-        Member {
-            server_id: self.config.server_id,
-            addresses: self.config.addresses.clone(),
-            status: MemberStatus::Active,
-        }
-    }
-
     fn check_writable(&self) -> Result<(), Refusal> {
         self.writes_refused().map_or(Ok(()), Err)
+    }
+
+    /// Whether this node may write records of the system keyspace; draining it may.
+    pub(super) fn check_administrable(&self) -> Result<(), Refusal> {
+        self.system_writes_refused().map_or(Ok(()), Err)
     }
 
     fn check_size(&self, request: &WriteRequest) -> Result<(), Refusal> {
@@ -214,7 +196,11 @@ impl<S: Storage> Replica<S> {
     }
 
     /// Makes changes into a write set of this process's epoch and commits it.
-    fn write_changes(&mut self, now: Now, changes: impl FnOnce(Dot, Hlc) -> Vec<Change>) -> Result<Written, Refusal> {
+    pub(super) fn write_changes(
+        &mut self,
+        now: Now,
+        changes: impl FnOnce(Dot, Hlc) -> Vec<Change>,
+    ) -> Result<Written, Refusal> {
         let origin = match &self.epoch {
             Some(epoch) => epoch.origin,
             None => self.open_epoch(now),
@@ -295,7 +281,7 @@ impl<S: Storage> Replica<S> {
     }
 }
 
-fn system_change(key: Bytes, supersedes: Vec<Dot>, record: &SystemRecord) -> Change {
+pub(super) fn system_change(key: Bytes, supersedes: Vec<Dot>, record: &SystemRecord) -> Change {
     Change {
         keyspace: KeyspaceId::SYSTEM,
         key,

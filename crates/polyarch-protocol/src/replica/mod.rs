@@ -8,8 +8,12 @@
 //! **Architecture Invariant:** there is one way into the log, [`Replica`]'s private `commit`, and
 //! it is the same for a client's write and a peer's.
 
+mod config;
 mod coordinator;
+mod links;
+mod members;
 mod sessions;
+mod views;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -17,20 +21,24 @@ use std::sync::Arc;
 use bytes::Bytes;
 use polyarch_crdt::{AppliedSet, ClusterKey, Dot, HlcClock, Observed, Origin, seeded_bug};
 
-use crate::catalog::{Catalog, KeyspaceKind, Member};
+use crate::catalog::{Catalog, KeyspaceKind, Member, MemberChange, MemberStatus};
 use crate::client::{CountersView, Refusal, Response, StatusView, WriteRequest};
 use crate::event::Event;
 use crate::feed::Feed;
 use crate::frontier::{ApplySummary, Frontier};
 use crate::keyspace::KeyspaceId;
-use crate::limits::Limits;
-use crate::peer::{ClusterId, PeerMessage};
-use crate::plan::{FeedPlan, FeedTimings};
+use crate::peer::PeerMessage;
+use crate::plan::{FeedPlan, LinkPlan};
+use crate::reach::{Distances, LinkStates};
 use crate::storage::{LogPosition, Storage, StorageError};
+use crate::topology::Topology;
 use crate::write_set::WriteSet;
+pub use config::{Durability, ReplicaConfig, Timings};
 use coordinator::Epoch;
 pub use coordinator::context_scope;
+use links::Twins;
 use sessions::Session;
+use views::Lag;
 
 /// A link as its driver numbers it; numbers are not used again while a process lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,62 +62,6 @@ pub struct Now {
     pub mono_ms: u64,
 }
 
-/// When a write is acknowledged.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Durability {
-    /// Once it is synced: an acknowledged write survives a power cut.
-    #[default]
-    Sync,
-    /// At once, with a sync every so often: the writes since the last one can be lost.
-    Interval,
-}
-
-/// What a replica is told once.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReplicaConfig {
-    /// This server, at least 1.
-    pub server_id: u32,
-    /// Random, drawn anew at each process start; epochs are derived from it.
-    pub boot_id: u128,
-    /// The cluster.
-    pub cluster_id: ClusterId,
-    /// `HOST:PORT` where other members reach this one.
-    pub addresses: Vec<String>,
-    /// When a write is acknowledged.
-    pub durability: Durability,
-    /// What is accepted at most.
-    pub limits: Limits,
-    /// Intervals and time-outs.
-    pub timings: Timings,
-}
-
-/// Intervals and time-outs, in milliseconds.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Timings {
-    /// A heartbeat goes out at least so often. Default 1,000.
-    pub gossip_interval_ms: u64,
-    /// Changes within this time share a heartbeat. Default 100.
-    pub gossip_coalesce_ms: u64,
-    /// When feeds change.
-    pub feeds: FeedTimings,
-    /// A greater difference of two wall clocks is an alarm. Default 500.
-    pub clock_offset_max_ms: u64,
-    /// A stamp further ahead than this is not merged into one's own clock. Default 3,600,000.
-    pub hlc_ahead_max_ms: u64,
-}
-
-impl Default for Timings {
-    fn default() -> Self {
-        Self {
-            gossip_interval_ms: 1_000,
-            gossip_coalesce_ms: 100,
-            feeds: FeedTimings::default(),
-            clock_offset_max_ms: 500,
-            hlc_ahead_max_ms: 3_600_000,
-        }
-    }
-}
-
 /// What can happen to a replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
@@ -125,6 +77,10 @@ pub enum Input {
     CutLink(RequestTag, u32),
     /// An operator lets it up again.
     HealLink(RequestTag, u32),
+    /// An administrator's topology.
+    SetTopology(RequestTag, Topology),
+    /// An administrator drains, removes or takes back a member.
+    ChangeMember(RequestTag, u32, MemberChange),
     /// A link to a member is connected, its certificate checked.
     LinkUp {
         /// The link.
@@ -133,6 +89,8 @@ pub enum Input {
         server_id: u32,
         /// Whether this node dialled.
         dialed: bool,
+        /// Where the other end was seen, to be told to people.
+        address: String,
     },
     /// A link is gone.
     LinkDown(LinkId),
@@ -187,8 +145,26 @@ pub struct Replica<S> {
     epoch: Option<Epoch>,
     epochs_drawn: u64,
     catalog: Arc<Catalog>,
+    /// What it was before the write sets of this event, if they changed it.
+    catalog_before: Option<Arc<Catalog>>,
     sessions: BTreeMap<LinkId, Session>,
     plan: FeedPlan,
+    /// Since when which seq of an origin has been known to lack here.
+    lags: BTreeMap<Origin, Lag>,
+    link_states: LinkStates,
+    link_plan: LinkPlan,
+    /// Over the links that were up when [`LinkStates::changes`] stood at `distances_of`.
+    distances: Distances,
+    distances_of: u64,
+    /// Links are to be planned anew.
+    links_due: bool,
+    /// One's own entry had to go beyond another, and is to be sent.
+    own_outdated: bool,
+    /// Whom to keep dialling.
+    dial: BTreeSet<u32>,
+    twins: Twins,
+    /// A member said that this server was removed: until when that holds, unless it is said again.
+    removed_until_ms: Option<u64>,
     paused: BTreeSet<Origin>,
     cut: BTreeSet<u32>,
     gossip: Gossip,
@@ -237,6 +213,8 @@ impl<S: Storage> Replica<S> {
             staged: VecDeque::new(),
         };
         let catalog = Arc::new(Catalog::load(&storage.keyspace_records(KeyspaceId::SYSTEM)?));
+        let mut link_states = LinkStates::new(config.server_id, config.boot_id);
+        link_states.retain(&catalog.present());
         Ok(Self {
             config,
             storage,
@@ -246,8 +224,19 @@ impl<S: Storage> Replica<S> {
             epoch: None,
             epochs_drawn: 0,
             catalog,
+            catalog_before: None,
             sessions: BTreeMap::new(),
             plan: FeedPlan::default(),
+            lags: BTreeMap::new(),
+            link_states,
+            link_plan: LinkPlan::default(),
+            distances: Distances::default(),
+            distances_of: 0,
+            links_due: true,
+            own_outdated: false,
+            dial: BTreeSet::new(),
+            twins: Twins::default(),
+            removed_until_ms: None,
             paused: BTreeSet::new(),
             cut: BTreeSet::new(),
             gossip: Gossip::default(),
@@ -278,14 +267,27 @@ impl<S: Storage> Replica<S> {
             }
             Input::CutLink(tag, server_id) => self.cut_link(tag, server_id),
             Input::HealLink(tag, server_id) => self.heal_link(tag, server_id),
-            Input::LinkUp { link, server_id, dialed } => self.link_up(link, server_id, dialed),
+            Input::SetTopology(tag, topology) => {
+                let result = self.set_topology(topology, now);
+                self.answer(tag, result.map(Response::Written));
+            }
+            Input::ChangeMember(tag, server_id, change) => {
+                let result = self.change_member(server_id, change, now);
+                self.answer(tag, result.map(Response::Written));
+            }
+            Input::LinkUp { link, server_id, dialed, address } => self.link_up(link, server_id, dialed, address),
             Input::LinkDown(link) => self.link_down(link, now),
             Input::Message(link, message) => self.message(link, message, now),
             Input::FeedGroup { link, subscription, write_sets } => self.feed_group(link, subscription, write_sets, now),
             Input::Durable(position) => self.synced(position),
             Input::StorageFailed(reason) => self.fail(reason),
-            Input::Tick => self.replan(now),
+            Input::Tick => {
+                self.replan(now);
+                self.tick_links(now);
+            }
         }
+        self.follow_catalog();
+        self.plan_links(now);
         self.gossip(now);
         debug_assert_eq!(self.validate(), Ok(()));
     }
@@ -333,11 +335,9 @@ impl<S: Storage> Replica<S> {
         &self.catalog
     }
 
-    /// The other members this node should have a link to.
-    pub fn members_to_link(&self) -> impl Iterator<Item = &Member> {
-        self.catalog
-            .members()
-            .filter(|member| member.server_id != self.config.server_id && !self.cut.contains(&member.server_id))
+    /// The members to keep dialling.
+    pub fn members_to_dial(&self) -> impl Iterator<Item = &Member> {
+        self.dial.iter().filter_map(|server_id| self.catalog.member(*server_id))
     }
 
     /// The members whose link an operator took down.
@@ -346,13 +346,14 @@ impl<S: Storage> Replica<S> {
     }
 
     /// Whether every other member is known to have durably applied `applied`: what every one has
-    /// may leave the log.
+    /// may leave the log. Known are members with a link here; of the others nothing is known.
     pub fn all_members_have(&self, applied: &AppliedSet) -> bool {
-        self.members_to_link().all(|member| {
+        let has = |server_id: u32| {
             self.sessions.values().any(|s| {
-                s.server_id == member.server_id && s.heartbeat.as_ref().is_some_and(|h| h.applied.includes_all(applied))
+                s.server_id == server_id && s.heartbeat.as_ref().is_some_and(|h| h.applied.includes_all(applied))
             })
-        }) && self.cut.is_empty()
+        };
+        self.catalog.present().into_iter().filter(|id| *id != self.config.server_id).all(has)
     }
 
     /// Whether a write, a sync or a read of the storage failed: nothing may be staged, synced or
@@ -361,10 +362,23 @@ impl<S: Storage> Replica<S> {
         self.failed.is_some()
     }
 
-    /// Why local writes are refused now, if they are.
+    /// Why clients' writes are refused now, if they are.
     pub fn writes_refused(&self) -> Option<Refusal> {
+        let status = self.catalog.member(self.config.server_id).map(|member| member.status);
+        self.system_writes_refused().or_else(|| match status {
+            _ if self.removed_until_ms.is_some() => Some(Refusal::MemberIs(MemberStatus::Removed)),
+            Some(status) if !status.takes_writes() => Some(Refusal::MemberIs(status)),
+            _ => None,
+        })
+    }
+
+    /// Why no write at all can be made now, if none can.
+    fn system_writes_refused(&self) -> Option<Refusal> {
         if let Some(reason) = &self.failed {
             return Some(Refusal::WritesStopped(reason.clone()));
+        }
+        if let Some(addresses) = self.own_twins() {
+            return Some(Refusal::Twin { addresses: addresses.to_vec() });
         }
         self.catalog.cluster_keys().sealing().is_none().then_some(Refusal::NotJoined)
     }
@@ -375,9 +389,13 @@ impl<S: Storage> Replica<S> {
             server_id: self.config.server_id,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             writes_refused: self.writes_refused().map(|refusal| refusal.to_string()),
+            name: self.config.name.clone(),
+            status: self.catalog.member(self.config.server_id).map(|member| member.status),
+            topology: self.catalog.topology().clone(),
             applied: self.durable.applied.iter().collect(),
             digest: self.durable.digest.map_or_else(String::new, |digest| format!("{digest:032x}")),
-            peers: self.peer_views(now),
+            peers: self.peer_views(),
+            feeds: self.feed_views(now),
             counters: self.counters.clone(),
         }
     }
@@ -391,6 +409,8 @@ impl<S: Storage> Replica<S> {
         self.counters.conflicts += summary.conflicts as u64;
         self.counters.log_bytes += bytes.len() as u64;
         if summary.system_changed {
+            let before = self.catalog.clone();
+            self.catalog_before.get_or_insert(before);
             self.catalog = Arc::new(Catalog::load(&self.storage.keyspace_records(KeyspaceId::SYSTEM)?));
         }
         Ok(summary)

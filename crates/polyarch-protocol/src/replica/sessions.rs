@@ -5,13 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use polyarch_crdt::{AppliedSet, Origin, seeded_bug};
 
-use super::{LinkId, Now, Output, Replica, RequestTag};
-use crate::client::{PeerView, Refusal, Response};
+use super::{LinkId, Now, Output, Replica};
+use crate::catalog::MemberStatus;
 use crate::event::Event;
 use crate::feed::Feed;
-use crate::peer::{Heartbeat, Hello, PeerMessage, Refuse, RefuseReason, Subscribe};
+use crate::peer::{Heartbeat, Hello, PeerMessage, Refuse, RefuseReason, Subscribe, Twin};
 use crate::plan::{Peer, Sight};
-use crate::reach::Distances;
 use crate::storage::Storage;
 use crate::waiting::{Waiting, WaitingWriteSet, is_due};
 use crate::write_set::WriteSet;
@@ -25,14 +24,16 @@ const REFUSED_STALLS: u64 = 30;
 pub(super) struct Session {
     pub(super) server_id: u32,
     dialed: bool,
+    /// Where the other end was seen.
+    pub(super) address: String,
     /// The peer's boot id once it said hello and was accepted.
-    established: Option<u128>,
+    pub(super) established: Option<u128>,
     pub(super) heartbeat: Option<Heartbeat>,
     /// What the peer had when the link came up: with that applied, this node has caught up.
     first_applied: Option<AppliedSet>,
-    clock_offset_ms: Option<i64>,
+    pub(super) clock_offset_ms: Option<i64>,
     /// With equal applied-sets: whether the digests were equal.
-    equal: Option<bool>,
+    pub(super) equal: Option<bool>,
     subscription: u64,
     subscribed: BTreeSet<Origin>,
     /// When the feed was begun, or last brought something.
@@ -53,10 +54,11 @@ struct Refused {
 }
 
 impl Session {
-    fn new(server_id: u32, dialed: bool) -> Self {
+    fn new(server_id: u32, dialed: bool, address: String) -> Self {
         Self {
             server_id,
             dialed,
+            address,
             established: None,
             heartbeat: None,
             first_applied: None,
@@ -74,12 +76,12 @@ impl Session {
 }
 
 impl<S: Storage> Replica<S> {
-    pub(super) fn link_up(&mut self, link: LinkId, server_id: u32, dialed: bool) {
+    pub(super) fn link_up(&mut self, link: LinkId, server_id: u32, dialed: bool, address: String) {
         // Without a hello, so that the other side does not take it for a link each time it dials.
         if self.cut.contains(&server_id) {
             return self.close(link, "the link is cut by an operator");
         }
-        self.sessions.insert(link, Session::new(server_id, dialed));
+        self.sessions.insert(link, Session::new(server_id, dialed, address));
         let hello = Hello {
             cluster_id: Some(self.config.cluster_id),
             server_id: self.config.server_id,
@@ -100,17 +102,21 @@ impl<S: Storage> Replica<S> {
         if session.established.is_some() && !self.is_linked(server_id) {
             self.event(Event::Unlinked { server_id });
         }
-        self.gossip.changed = true;
+        self.linked_changed();
     }
 
     pub(super) fn message(&mut self, link: LinkId, message: PeerMessage, now: Now) {
         let Some(session) = self.sessions.get(&link) else { return };
         match message {
-            PeerMessage::Hello(hello) => self.hello(link, &hello),
+            PeerMessage::Hello(hello) => self.hello(link, &hello, now),
+            // These two may answer a hello, before any link is established.
+            PeerMessage::Twin(twin) => self.hold_as_twin(&twin.addresses, now),
+            PeerMessage::Removed => self.hold_as_removed(now),
             _ if session.established.is_none() => self.close(link, "a message came before the hello"),
             PeerMessage::Heartbeat(heartbeat) => self.heartbeat(link, heartbeat, now),
             PeerMessage::Subscribe(subscribe) => self.serve(link, subscribe),
             PeerMessage::Refuse(refuse) => self.refused(link, &refuse, now),
+            PeerMessage::LinkStates(entries) => self.take_link_states(link, entries, now),
         }
     }
 
@@ -129,7 +135,7 @@ impl<S: Storage> Replica<S> {
         self.at_once.extend(woken.map(|(link, _)| Output::FeedMore(*link)));
     }
 
-    fn hello(&mut self, link: LinkId, hello: &Hello) {
+    fn hello(&mut self, link: LinkId, hello: &Hello, now: Now) {
         let Some(session) = self.sessions.get_mut(&link) else { return };
         let (server_id, own_id) = (session.server_id, self.config.server_id);
         let reason = match hello.cluster_id {
@@ -142,10 +148,23 @@ impl<S: Storage> Replica<S> {
             _ if hello.server_id != server_id => {
                 format!("its certificate says {server_id}, its hello {}", hello.server_id)
             }
-            _ if server_id == own_id => "it has this node's own server id; stop one of the two".to_owned(),
+            // This node has dialled itself.
+            _ if server_id == own_id && hello.boot_id == self.config.boot_id => {
+                return self.close(link, "a node needs no link to itself");
+            }
+            _ if server_id == own_id => {
+                let addresses = vec![self.config.addresses.join(", "), session.address.clone()];
+                self.hold_as_twin(&addresses, now);
+                self.output(Output::Send(link, PeerMessage::Twin(Twin { addresses })));
+                return self.close(link, "it has this node's own server id; stop one of the two");
+            }
+            Some(_) if self.catalog.member(server_id).is_some_and(|m| m.status == MemberStatus::Removed) => {
+                return self.refuse_removed(link);
+            }
             Some(_) => {
-                session.established = Some(hello.boot_id);
-                self.establish(link, server_id);
+                if !self.refuse_twin(link, hello.boot_id, now) {
+                    self.establish(link, server_id, hello.boot_id);
+                }
                 return;
             }
         };
@@ -153,7 +172,10 @@ impl<S: Storage> Replica<S> {
         self.close(link, &reason);
     }
 
-    fn establish(&mut self, link: LinkId, server_id: u32) {
+    fn establish(&mut self, link: LinkId, server_id: u32, boot_id: u128) {
+        if let Some(session) = self.sessions.get_mut(&link) {
+            session.established = Some(boot_id);
+        }
         let others =
             self.sessions.iter().filter(|(id, s)| **id != link && s.server_id == server_id && s.established.is_some());
         let others: Vec<LinkId> = others.map(|(id, _)| *id).collect();
@@ -162,12 +184,16 @@ impl<S: Storage> Replica<S> {
         }
         for other in others {
             let loser = if self.outranks(link, other) { other } else { link };
+            if let Some(displaced) = self.sessions[&other].established.filter(|displaced| *displaced != boot_id) {
+                self.displace(server_id, displaced);
+            }
             self.close(loser, "another link to the same member is kept");
         }
-        if self.sessions.get(&link).is_some_and(|s| s.established.is_some()) {
-            self.send_heartbeat(link);
+        if self.sessions.contains_key(&link) {
+            self.send_link_states(link);
+            self.gossip.at_once = true;
         }
-        self.gossip.changed = true;
+        self.linked_changed();
     }
 
     /// Which of two links to one member is kept, the same on both sides: that of its running
@@ -178,7 +204,7 @@ impl<S: Storage> Replica<S> {
         new.established != old.established || by_smaller(new) || !by_smaller(old)
     }
 
-    fn close(&mut self, link: LinkId, reason: &str) {
+    pub(super) fn close(&mut self, link: LinkId, reason: &str) {
         if let Some(session) = self.sessions.remove(&link) {
             self.unlinked(&session);
         }
@@ -194,9 +220,8 @@ impl<S: Storage> Replica<S> {
         let is_caught_up = self.durable.applied.includes_all(caught_up);
         session.heartbeat = Some(heartbeat);
         self.replan(now);
-        if is_caught_up {
-            self.announce_member(now);
-        }
+        self.note_lags(now);
+        self.announce_member(is_caught_up, now);
     }
 
     fn check_digest(&mut self, link: LinkId, heartbeat: &Heartbeat) {
@@ -287,7 +312,7 @@ impl<S: Storage> Replica<S> {
         };
         let sight = Sight {
             me: self.config.server_id,
-            distances: &Distances::default(),
+            distances: &self.distances,
             applied,
             unfed: &unfed,
             peers: &peers,
@@ -370,6 +395,7 @@ impl<S: Storage> Replica<S> {
         let write_set = match WriteSet::peek_dot(&bytes) {
             Ok(dot) if self.frontier.heads.applied().includes(dot) => {
                 self.counters.skipped += 1;
+                self.counters.returned += u64::from(dot.origin.server_id == self.config.server_id);
                 return false;
             }
             Ok(dot) if seeded_bug("drop-by-origin") && dot.origin.server_id == self.config.server_id => return false,
@@ -459,79 +485,20 @@ impl<S: Storage> Replica<S> {
         }
     }
 
-    /// The first heartbeat of a link goes at once, with all others.
-    fn send_heartbeat(&mut self, _link: LinkId) {
-        self.gossip.at_once = true;
-    }
-
     fn own_heartbeat(&self, now: Now) -> Heartbeat {
-        let mut linked: Vec<u32> = self.established().map(|(_, s)| s.server_id).collect();
-        linked.sort_unstable();
-        linked.dedup();
         Heartbeat {
             applied: self.durable.applied.clone(),
             digest: self.durable.digest,
             clock_ms: now.wall_ms,
-            linked,
             paused: self.paused.iter().copied().collect(),
         }
     }
 
-    fn established(&self) -> impl Iterator<Item = (LinkId, &Session)> {
+    pub(super) fn established(&self) -> impl Iterator<Item = (LinkId, &Session)> {
         self.sessions.iter().filter(|(_, s)| s.established.is_some()).map(|(link, s)| (*link, s))
     }
 
     fn is_linked(&self, server_id: u32) -> bool {
         self.established().any(|(_, s)| s.server_id == server_id)
     }
-
-    pub(super) fn cut_link(&mut self, tag: RequestTag, server_id: u32) {
-        if let Some(refusal) = self.unknown_member(server_id) {
-            return self.answer(tag, Err(refusal));
-        }
-        self.cut.insert(server_id);
-        let links: Vec<LinkId> =
-            self.sessions.iter().filter(|(_, s)| s.server_id == server_id).map(|(link, _)| *link).collect();
-        links.into_iter().for_each(|link| self.close(link, "the link is cut by an operator"));
-        self.answer(tag, Ok(Response::Done));
-    }
-
-    pub(super) fn heal_link(&mut self, tag: RequestTag, server_id: u32) {
-        if let Some(refusal) = self.unknown_member(server_id) {
-            return self.answer(tag, Err(refusal));
-        }
-        self.cut.remove(&server_id);
-        self.answer(tag, Ok(Response::Done));
-    }
-
-    fn unknown_member(&self, server_id: u32) -> Option<Refusal> {
-        let known = server_id != self.config.server_id && self.catalog.member(server_id).is_some();
-        (!known).then_some(Refusal::UnknownMember(server_id))
-    }
-
-    pub(super) fn peer_views(&self, _now: Now) -> Vec<PeerView> {
-        let others = self.catalog.members().filter(|member| member.server_id != self.config.server_id);
-        others.map(|member| self.peer_view(member)).collect()
-    }
-
-    fn peer_view(&self, member: &crate::catalog::Member) -> PeerView {
-        let session = self.established().map(|(_, s)| s).find(|s| s.server_id == member.server_id);
-        let theirs = session.and_then(|s| s.heartbeat.as_ref()).map(|h| &h.applied);
-        let ours = &self.durable.applied;
-        PeerView {
-            server_id: member.server_id,
-            addresses: member.addresses.clone(),
-            linked: session.is_some(),
-            cut: self.cut.contains(&member.server_id),
-            behind: theirs.map_or(0, |theirs| missing(ours, theirs)),
-            ahead: theirs.map_or(0, |theirs| missing(theirs, ours)),
-            equal: session.and_then(|s| s.equal).filter(|_| theirs == Some(ours)),
-            clock_offset_ms: session.and_then(|s| s.clock_offset_ms),
-        }
-    }
-}
-
-/// How many write sets of `wanted` are not in `held`.
-fn missing(held: &AppliedSet, wanted: &AppliedSet) -> u64 {
-    wanted.iter().map(|dot| dot.seq.saturating_sub(held.seq(dot.origin))).fold(0, u64::saturating_add)
 }

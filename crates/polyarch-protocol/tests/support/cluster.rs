@@ -65,7 +65,12 @@ impl Cluster {
             self.credits.insert((link, node), GROUPS_MAX);
             let server_id = self.nodes[other].config.server_id;
             let dialed = node == dials;
-            self.nodes[node].handle(Input::LinkUp { link, server_id, dialed });
+            self.nodes[node].handle(Input::LinkUp {
+                link,
+                server_id,
+                dialed,
+                address: format!("node-{server_id}:7400"),
+            });
         }
         link
     }

@@ -8,8 +8,10 @@ use polyarch_protocol::client::{
     ClientRequest, ClientResponse, KeyspaceView, RecordView, Refusal, Request, Response, ScanRequest, SiblingView,
     Supersede, WriteChange, WriteRequest, Written,
 };
-use polyarch_protocol::peer::{ClusterId, FeedGroup, Heartbeat, Hello, PeerMessage, Refuse, RefuseReason, Subscribe};
-use polyarch_protocol::{ChainHash, ChainHead, Change, Dependencies, Effect, KeyspaceId, WriteSet};
+use polyarch_protocol::peer::{
+    ClusterId, FeedGroup, Heartbeat, Hello, PeerMessage, Refuse, RefuseReason, Subscribe, Twin,
+};
+use polyarch_protocol::{ChainHash, ChainHead, Change, Dependencies, Effect, KeyspaceId, LinkState, WriteSet};
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -69,14 +71,9 @@ pub(crate) fn peer_message() -> impl Strategy<Value = PeerMessage> {
         server_id,
         boot_id,
     });
-    let heartbeat = (applied(), option::of(any::<u128>()), any::<u64>(), vec(any::<u32>(), 0..4), vec(origin(), 0..4));
-    let heartbeat = heartbeat.prop_map(|(applied, digest, clock_ms, linked, paused)| Heartbeat {
-        applied,
-        digest,
-        clock_ms,
-        linked,
-        paused,
-    });
+    let heartbeat = (applied(), option::of(any::<u128>()), any::<u64>(), vec(origin(), 0..4));
+    let heartbeat =
+        heartbeat.prop_map(|(applied, digest, clock_ms, paused)| Heartbeat { applied, digest, clock_ms, paused });
     let subscribe = (0..4_u64, vec((origin(), head()), 0..5))
         .prop_map(|(subscription, origins)| Subscribe { subscription, origins });
     let reason = prop_oneof![
@@ -91,7 +88,17 @@ pub(crate) fn peer_message() -> impl Strategy<Value = PeerMessage> {
         heartbeat.prop_map(PeerMessage::Heartbeat),
         subscribe.prop_map(PeerMessage::Subscribe),
         refuse.prop_map(PeerMessage::Refuse),
+        vec(link_state(), 0..4).prop_map(PeerMessage::LinkStates),
+        vec(".{0,9}", 0..3).prop_map(|addresses| PeerMessage::Twin(Twin { addresses })),
+        Just(PeerMessage::Removed),
     ]
+}
+
+fn link_state() -> impl Strategy<Value = LinkState> {
+    let version = prop_oneof![0..5_u64, any::<u64>()];
+    (0..5_u32, any::<u128>(), version, option::of(any::<u128>()), vec(any::<u32>(), 0..4)).prop_map(
+        |(server_id, boot_id, version, outdates, linked)| LinkState { server_id, boot_id, version, outdates, linked },
+    )
 }
 
 pub(crate) fn write_set() -> impl Strategy<Value = WriteSet> {
@@ -176,6 +183,7 @@ pub(crate) fn system_record() -> impl Strategy<Value = SystemRecord> {
     prop_oneof![
         (any::<u32>(), vec(".{0,9}", 0..3)).prop_map(|(server_id, addresses)| SystemRecord::Member(Member {
             server_id,
+            name: "name".to_owned(),
             addresses,
             status: MemberStatus::Active
         })),

@@ -24,6 +24,7 @@ pub(crate) fn config(server_id: u32, boot: u128) -> ReplicaConfig {
         server_id,
         boot_id: u128::from(server_id) << 64 | boot,
         cluster_id: CLUSTER,
+        name: format!("node-{server_id}"),
         addresses: vec![format!("node-{server_id}:7400")],
         durability: Durability::Sync,
         limits: Limits::default(),
@@ -287,7 +288,7 @@ impl Node {
 
     pub(crate) fn link_up(&mut self, link: u64, server_id: u32, dialed: bool) {
         let link = LinkId(link);
-        self.handle(Input::LinkUp { link, server_id, dialed });
+        self.handle(Input::LinkUp { link, server_id, dialed, address: format!("node-{server_id}:{}", link.0) });
         self.settle();
     }
 
@@ -383,13 +384,7 @@ pub(crate) fn change(key: &str, put: Option<&str>, supersede: Supersede) -> Writ
 }
 
 pub(crate) fn heartbeat(applied: &[Dot], clock_ms: u64) -> Heartbeat {
-    Heartbeat {
-        applied: applied.iter().copied().collect(),
-        digest: None,
-        clock_ms,
-        linked: Vec::new(),
-        paused: Vec::new(),
-    }
+    Heartbeat { applied: applied.iter().copied().collect(), digest: None, clock_ms, paused: Vec::new() }
 }
 
 /// A write set of another server: it puts `value` at a key of its own, and depends on `needs`.

@@ -4,13 +4,17 @@
 
 use bytes::Bytes;
 use polyarch_crdt::{AppliedSet, ClusterKey, Dot, FieldPath, Hlc, Origin, SealedContext};
-use polyarch_protocol::catalog::{KeyspaceDefinition, KeyspaceKind, Member, MemberStatus, SystemRecord};
+use polyarch_protocol::catalog::{KeyspaceDefinition, KeyspaceKind, Member, MemberChange, MemberStatus, SystemRecord};
 use polyarch_protocol::client::{
-    ClientRequest, ClientResponse, CountersView, KeyspaceView, PeerView, RecordView, Refusal, Request, Response,
-    ScanRequest, SiblingView, StatusView, Supersede, WriteChange, WriteRequest, Written,
+    ClientRequest, ClientResponse, CountersView, EventView, FeedView, KeyspaceView, PeerView, RecordView, Refusal,
+    Request, Response, ScanRequest, SiblingView, StatusView, Supersede, WriteChange, WriteRequest, Written,
 };
-use polyarch_protocol::peer::{ClusterId, FeedGroup, Heartbeat, Hello, PeerMessage, Refuse, RefuseReason, Subscribe};
-use polyarch_protocol::{ChainHash, ChainHead, Change, Dependencies, Effect, KeyspaceId, WriteSet};
+use polyarch_protocol::peer::{
+    ClusterId, FeedGroup, Heartbeat, Hello, PeerMessage, Refuse, RefuseReason, Subscribe, Twin,
+};
+use polyarch_protocol::{
+    ChainHash, ChainHead, Change, Dependencies, Effect, KeyspaceId, LinkState, Topology, WriteSet,
+};
 
 const O: Origin = Origin::new(3, 0x9f2c_01ab);
 
@@ -43,22 +47,32 @@ pub(crate) fn status(applied: Vec<Dot>) -> StatusView {
         server_id: 3,
         version: "0.1.0".to_owned(),
         writes_refused: Some("why".to_owned()),
+        name: "db3".to_owned(),
+        status: Some(MemberStatus::Draining),
+        topology: Topology::Star { hubs: vec![1, 300] },
         applied,
         digest: "d1".to_owned(),
         peers: vec![PeerView {
             server_id: 1,
+            name: "db1".to_owned(),
+            status: MemberStatus::Active,
             addresses: vec!["db1:7400".to_owned()],
             linked: true,
+            planned: false,
+            reachable: true,
+            links: vec![2, 300],
             cut: false,
             behind: 4,
             ahead: 500,
             equal: Some(false),
             clock_offset_ms: Some(-7),
         }],
+        feeds: vec![FeedView { origin: O, from: Some(1), behind: 300, behind_ms: 70, paused: false }],
         counters: CountersView {
             written: 1,
             received: 2,
             skipped: 3,
+            returned: 2,
             conflicts: 4,
             syncs: 5,
             log_bytes: 600,
@@ -81,7 +95,6 @@ pub(crate) fn peer_samples() -> Vec<(&'static str, PeerMessage)> {
                 applied: sample_applied(),
                 digest: Some(0xd1 << 64),
                 clock_ms: 1_764_950_400_000,
-                linked: vec![1, 2],
                 paused: vec![O],
             }),
         ),
@@ -95,6 +108,15 @@ pub(crate) fn peer_samples() -> Vec<(&'static str, PeerMessage)> {
         ("refuse-fork", refuse(RefuseReason::Fork(sample_dot(42)))),
         ("refuse-log-removed", refuse(RefuseReason::LogRemoved)),
         ("refuse-log-unreadable", refuse(RefuseReason::LogUnreadable)),
+        (
+            "link-states",
+            PeerMessage::LinkStates(vec![
+                LinkState { server_id: 3, boot_id: 1 << 100, version: 300, outdates: None, linked: vec![1, 2] },
+                LinkState { server_id: 4, boot_id: 5, version: 1, outdates: Some(6), linked: vec![] },
+            ]),
+        ),
+        ("twin", PeerMessage::Twin(Twin { addresses: vec!["10.0.0.1:7400".to_owned(), "10.0.0.2:7400".to_owned()] })),
+        ("removed", PeerMessage::Removed),
     ]
 }
 
@@ -132,6 +154,14 @@ pub(crate) fn write_set_samples() -> Vec<(&'static str, WriteSet)> {
 }
 
 pub(crate) fn system_samples() -> Vec<(&'static str, SystemRecord)> {
+    let member = |status| {
+        SystemRecord::Member(Member {
+            server_id: 3,
+            name: "db3".to_owned(),
+            addresses: vec!["db3:7400".to_owned()],
+            status,
+        })
+    };
     let keyspace = |kind| {
         SystemRecord::Keyspace(KeyspaceDefinition {
             name: "users".to_owned(),
@@ -140,16 +170,17 @@ pub(crate) fn system_samples() -> Vec<(&'static str, SystemRecord)> {
         })
     };
     vec![
-        (
-            "member",
-            SystemRecord::Member(Member {
-                server_id: 3,
-                addresses: vec!["db3:7400".to_owned()],
-                status: MemberStatus::Active,
-            }),
-        ),
+        ("member", member(MemberStatus::Active)),
+        ("member-joining", member(MemberStatus::Joining)),
+        ("member-draining", member(MemberStatus::Draining)),
+        ("member-down", member(MemberStatus::Down)),
+        ("member-removed", member(MemberStatus::Removed)),
         ("keyspace-lww", keyspace(KeyspaceKind::Lww)),
         ("keyspace-mv", keyspace(KeyspaceKind::Mv)),
+        ("topology-mesh", SystemRecord::Topology(Topology::Mesh)),
+        ("topology-ring", SystemRecord::Topology(Topology::Ring)),
+        ("topology-star", SystemRecord::Topology(Topology::Star { hubs: vec![1, 300] })),
+        ("topology-custom", SystemRecord::Topology(Topology::Custom { edges: vec![(1, 2), (2, 300)] })),
         ("cluster-key", SystemRecord::ClusterKey(ClusterKey { id: 1, secret: [0xcd; 32] })),
     ]
 }
@@ -182,6 +213,11 @@ pub(crate) fn request_samples() -> Vec<(&'static str, ClientRequest)> {
         ("status", ClientRequest { token: None, ..of(Request::Status) }),
         ("cut-link", of(Request::CutLink { server_id: 3 })),
         ("heal-link", of(Request::HealLink { server_id: 3 })),
+        ("set-topology", of(Request::SetTopology(Topology::Custom { edges: vec![(1, 2), (2, 300)] }))),
+        ("drain-member", of(Request::ChangeMember { server_id: 300, change: MemberChange::Drain })),
+        ("remove-member", of(Request::ChangeMember { server_id: 300, change: MemberChange::Remove { force: true } })),
+        ("rejoin-member", of(Request::ChangeMember { server_id: 300, change: MemberChange::Rejoin })),
+        ("events", of(Request::Events { limit: 300 })),
     ]
 }
 
@@ -211,6 +247,10 @@ pub(crate) fn refusals() -> Vec<(&'static str, Refusal)> {
         ("unreadable", Refusal::Unreadable(text())),
         ("writes-stopped", Refusal::WritesStopped(text())),
         ("record-too-long", Refusal::RecordTooLong { len, max }),
+        ("member-is", Refusal::MemberIs(MemberStatus::Down)),
+        ("twin", Refusal::Twin { addresses: vec![text()] }),
+        ("member-change", Refusal::MemberChange { server_id: 300, status: MemberStatus::Removed, instead: text() }),
+        ("topology", Refusal::Topology(text())),
     ]
 }
 
@@ -245,6 +285,10 @@ pub(crate) fn response_samples() -> Vec<(&'static str, ClientResponse)> {
         ),
         ("status", Response::Status(Box::new(status(sample_applied().iter().collect())))),
         ("done", Response::Done),
+        (
+            "events",
+            Response::Events(vec![EventView { time_ms: 1_764_950_400_000, alarm: true, text: "text".to_owned() }]),
+        ),
     ];
     let answers = answers.into_iter().map(|(name, answer)| (name, Ok(answer)));
     let refused = refusals().into_iter().map(|(name, refusal)| (name, Err(refusal)));

@@ -19,6 +19,8 @@ pub fn check(server_id: u32, event: &Event) -> Checked {
             | Event::DigestMismatch { .. }
             | Event::NotFed { .. }
             | Event::EpochClosed { .. }
+            | Event::Twin { .. }
+            | Event::TopologyLost { .. }
     );
     match is_false {
         true => Err(Violation::new(NAME, format!("node {server_id}: {event}"))),

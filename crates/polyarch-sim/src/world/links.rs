@@ -127,7 +127,7 @@ impl World {
         let boot = self.nodes[at].boot;
         let Some(process) = &self.nodes[at].process else { return };
         let mut wanted: BTreeSet<usize> =
-            process.replica.members_to_link().map(|member| member.server_id as usize - 1).collect();
+            process.replica.members_to_dial().map(|member| member.server_id as usize - 1).collect();
         if process.links.is_empty() {
             wanted.extend((0..self.nodes.len()).filter(|to| *to != at));
         }
@@ -173,7 +173,9 @@ impl World {
                 in_hand: Default::default(),
             };
             process.links.insert(LinkId(id), end);
-            let input = Input::LinkUp { link: LinkId(id), server_id: self.nodes[peer].server_id, dialed: side == 0 };
+            let server_id = self.nodes[peer].server_id;
+            let address = format!("node-{server_id}:7400");
+            let input = Input::LinkUp { link: LinkId(id), server_id, dialed: side == 0, address };
             self.push_input(at, input, None);
         }
         Ok(())

@@ -82,6 +82,7 @@ impl World {
             server_id: self.nodes[at].server_id,
             boot_id,
             cluster_id: CLUSTER,
+            name: format!("node-{}", self.nodes[at].server_id),
             addresses: vec![format!("node-{}:7400", self.nodes[at].server_id)],
             durability: self.scenario.durability[at],
             limits: Limits {
@@ -396,7 +397,11 @@ impl World {
             PeerMessage::Refuse(r) => {
                 self.note(format_args!("node {server_id} refuses {} on link {}: {:?}", r.origin, link.0, r.reason));
             }
-            PeerMessage::Hello(_) | PeerMessage::Heartbeat(_) => {}
+            PeerMessage::Hello(_)
+            | PeerMessage::Heartbeat(_)
+            | PeerMessage::LinkStates(_)
+            | PeerMessage::Twin(_)
+            | PeerMessage::Removed => {}
         }
     }
 
@@ -411,7 +416,11 @@ impl World {
                 let heads = subscribe.origins.iter().map(|(origin, head)| polyarch_crdt::Dot::new(*origin, head.seq));
                 nothing_leaves_before_durable::check(server_id, durable, heads, "a subscription")
             }
-            PeerMessage::Hello(_) | PeerMessage::Refuse(_) => Ok(()),
+            PeerMessage::Hello(_)
+            | PeerMessage::Refuse(_)
+            | PeerMessage::LinkStates(_)
+            | PeerMessage::Twin(_)
+            | PeerMessage::Removed => Ok(()),
         }
     }
 

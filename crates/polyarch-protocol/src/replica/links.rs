@@ -1,0 +1,173 @@
+//! The shape of the cluster as this node sees it: who is linked with whom, whom to dial, which
+//! links to drop, and whether somebody else runs under this server id.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::{LinkId, Now, Output, Replica};
+use crate::event::Event;
+use crate::peer::{PeerMessage, Twin};
+use crate::plan::LinkSight;
+use crate::reach::{Distances, LinkState, Taken};
+use crate::storage::Storage;
+
+/// How long a node takes no writes after a member last told it that it has a twin or was removed.
+/// One that is refused dials again well within that, and is told again.
+const TOLD_HOLD_MS: u64 = 15_000;
+/// Addresses of twins that are kept, and how long each may be: a peer says them.
+const TWIN_ADDRESSES_MAX: usize = 4;
+const TWIN_ADDRESS_CHARS_MAX: usize = 256;
+/// Processes of one server that another took the place of, at most, kept to know them again.
+const DISPLACED_MAX: usize = 8;
+
+/// What is known of processes that share a server id.
+#[derive(Debug, Default)]
+pub(super) struct Twins {
+    /// Of each server the processes whose link was closed for that of a newer one. One that comes
+    /// back while the newer is still there proves that both live: a restarted process never comes
+    /// back.
+    displaced: BTreeMap<u32, VecDeque<u128>>,
+    /// Servers that were found to have twins, until when that is not told again.
+    told: BTreeMap<u32, u64>,
+    /// This server's own: where they were seen, and until when this node holds still.
+    own: Option<(Vec<String>, u64)>,
+}
+
+impl<S: Storage> Replica<S> {
+    /// Notes that sessions have come or gone.
+    pub(super) fn linked_changed(&mut self) {
+        let linked: BTreeSet<u32> = self.established().map(|(_, session)| session.server_id).collect();
+        if let Some(own) = self.link_states.set_own(&linked) {
+            self.flood(&own, None);
+        }
+        self.gossip.changed = true;
+        self.links_due = true;
+    }
+
+    /// Tells a new link all that is known of the others.
+    pub(super) fn send_link_states(&mut self, link: LinkId) {
+        let entries = self.link_states.entries().cloned().collect();
+        self.output(Output::Send(link, PeerMessage::LinkStates(entries)));
+    }
+
+    pub(super) fn take_link_states(&mut self, from: LinkId, entries: Vec<LinkState>, now: Now) {
+        let changes = self.link_states.changes();
+        for entry in entries {
+            match self.link_states.take(&entry) {
+                Taken::Newer => self.flood(&entry, Some(from)),
+                Taken::Stale => {}
+                // Sent with the next tick: two living processes outrun each other without end.
+                Taken::OwnOutdated { twin, .. } => {
+                    self.own_outdated = true;
+                    if twin {
+                        let addresses = vec![self.config.addresses.join(", "), "an address not known here".to_owned()];
+                        self.hold_as_twin(&addresses, now);
+                    }
+                }
+                Taken::Unsound => return self.close(from, "it sends link states that cannot be"),
+            }
+        }
+        self.links_due |= self.link_states.changes() != changes;
+    }
+
+    fn flood(&mut self, entry: &LinkState, from: Option<LinkId>) {
+        let links: Vec<LinkId> = self.established().map(|(link, _)| link).filter(|link| Some(*link) != from).collect();
+        for link in links {
+            self.output(Output::Send(link, PeerMessage::LinkStates(vec![entry.clone()])));
+        }
+    }
+
+    /// Plans links anew where something has changed, and with each tick.
+    pub(super) fn plan_links(&mut self, now: Now) {
+        if !std::mem::take(&mut self.links_due) || self.failed.is_some() {
+            return;
+        }
+        if self.distances_of != self.link_states.changes() {
+            self.distances = Distances::of(&self.link_states);
+            self.distances_of = self.link_states.changes();
+            self.replan(now);
+        }
+        let sight = LinkSight {
+            members: &self.catalog.present(),
+            cut: &self.cut,
+            topology: self.catalog.topology(),
+            states: &self.link_states,
+            now_ms: now.mono_ms,
+        };
+        let wishes = self.link_plan.update(&sight, &self.config.timings.links);
+        self.dial = wishes.dial;
+        let links: Vec<LinkId> =
+            self.sessions.iter().filter(|(_, s)| wishes.drop.contains(&s.server_id)).map(|(link, _)| *link).collect();
+        for link in links {
+            self.close(link, "the topology has no such link");
+        }
+    }
+
+    /// What is due with each tick.
+    pub(super) fn tick_links(&mut self, now: Now) {
+        if std::mem::take(&mut self.own_outdated) {
+            self.flood(&self.link_states.own().clone(), None);
+        }
+        self.links_due = true;
+        self.twins.own.take_if(|(_, until_ms)| *until_ms <= now.mono_ms);
+        self.removed_until_ms.take_if(|until_ms| *until_ms <= now.mono_ms);
+        self.twins.told.retain(|_, until_ms| *until_ms > now.mono_ms);
+    }
+
+    /// A newer process of a server takes the place of an older one.
+    pub(super) fn displace(&mut self, server_id: u32, boot_id: u128) {
+        let displaced = self.twins.displaced.entry(server_id).or_default();
+        displaced.push_back(boot_id);
+        if displaced.len() > DISPLACED_MAX {
+            displaced.pop_front();
+        }
+    }
+
+    /// Whether a process that says hello on `link` lost its link to another of the same server id
+    /// that is still linked. If so both are told, and the one that came back is refused.
+    pub(super) fn refuse_twin(&mut self, link: LinkId, boot_id: u128, now: Now) -> bool {
+        let server_id = self.sessions[&link].server_id;
+        let Some(displaced) = self.twins.displaced.get_mut(&server_id) else { return false };
+        if !displaced.contains(&boot_id) {
+            return false;
+        }
+        let Some((other, _)) =
+            self.established().find(|(_, s)| s.server_id == server_id && s.established != Some(boot_id))
+        else {
+            // The other has gone: this one has the place to itself.
+            self.twins.displaced.remove(&server_id);
+            return false;
+        };
+        let addresses = vec![self.sessions[&other].address.clone(), self.sessions[&link].address.clone()];
+        if self.twins.told.insert(server_id, now.mono_ms.saturating_add(TOLD_HOLD_MS)).is_none() {
+            self.event(Event::Twin { server_id, addresses: addresses.clone() });
+        }
+        let reason = format!("two living processes have server id {server_id}, at {}", addresses.join(" and "));
+        for link in [other, link] {
+            let twin = Twin { addresses: addresses.clone() };
+            self.output(Output::Send(link, PeerMessage::Twin(twin)));
+        }
+        self.close(link, &reason);
+        true
+    }
+
+    /// Takes no writes for a while: another living process has this server id.
+    pub(super) fn hold_as_twin(&mut self, addresses: &[String], now: Now) {
+        let server_id = self.config.server_id;
+        let shortened = |address: &String| address.chars().take(TWIN_ADDRESS_CHARS_MAX).collect();
+        let addresses: Vec<String> = addresses.iter().take(TWIN_ADDRESSES_MAX).map(shortened).collect();
+        if self.twins.own.is_none() {
+            self.event(Event::Twin { server_id, addresses: addresses.clone() });
+        }
+        self.twins.own = Some((addresses, now.mono_ms.saturating_add(TOLD_HOLD_MS)));
+    }
+
+    /// A member says that this server was removed. It may know more than the catalog here.
+    pub(super) fn hold_as_removed(&mut self, now: Now) {
+        self.removed_until_ms = Some(now.mono_ms.saturating_add(TOLD_HOLD_MS));
+    }
+
+    /// Where this server's twins were seen, if it has any.
+    pub(super) fn own_twins(&self) -> Option<&[String]> {
+        self.twins.own.as_ref().map(|(addresses, _)| &addresses[..])
+    }
+}

@@ -1,0 +1,139 @@
+//! The cluster's own matters: who is a member and where it stands, and which topology is set.
+//!
+//! Both are records of the system keyspace, written by whichever node is asked. What a member says
+//! of itself, its name and addresses and the steps it takes by itself, it writes too.
+
+use std::collections::BTreeSet;
+
+use polyarch_crdt::{Dot, FieldPath};
+
+use super::coordinator::system_change;
+use super::{Now, Replica};
+use crate::catalog::{self, Catalog, Member, MemberChange, MemberStatus, SystemRecord};
+use crate::client::{Refusal, Written};
+use crate::event::Event;
+use crate::keyspace::{KeyspaceId, RecordKey};
+use crate::peer::PeerMessage;
+use crate::storage::Storage;
+use crate::topology::Topology;
+
+impl<S: Storage> Replica<S> {
+    pub(super) fn set_topology(&mut self, topology: Topology, now: Now) -> Result<Written, Refusal> {
+        self.check_administrable()?;
+        let mut members = self.catalog.present();
+        members.insert(self.config.server_id);
+        topology.validate(&members).map_err(|error| Refusal::Topology(error.to_string()))?;
+        self.write_system(&SystemRecord::Topology(topology), now)
+    }
+
+    pub(super) fn change_member(&mut self, server_id: u32, change: MemberChange, now: Now) -> Result<Written, Refusal> {
+        self.check_administrable()?;
+        let Some(member) = self.catalog.member(server_id) else {
+            return Err(Refusal::UnknownMember(server_id));
+        };
+        match member.status.changed(change) {
+            Ok(status) => self.write_system(&SystemRecord::Member(Member { status, ..member.clone() }), now),
+            Err(instead) => {
+                Err(Refusal::MemberChange { server_id, status: member.status, instead: instead.to_owned() })
+            }
+        }
+    }
+
+    /// Writes this member's record where it is missing or no longer true. `caught_up`: whether this
+    /// node has what the others had when it met them; until then what it says of itself may be old.
+    pub(super) fn announce_member(&mut self, caught_up: bool, now: Now) {
+        if self.check_administrable().is_err() {
+            return;
+        }
+        let server_id = self.config.server_id;
+        let held = self.catalog.member(server_id);
+        let status = match held.map(|member| member.status) {
+            None => MemberStatus::Joining,
+            Some(_) if !caught_up => return,
+            Some(MemberStatus::Joining) => MemberStatus::Active,
+            Some(MemberStatus::Draining) if self.is_handed_over() => MemberStatus::Down,
+            Some(status) => status,
+        };
+        let wanted = self.own_member(status);
+        if status != MemberStatus::Removed && held != Some(&wanted) {
+            // A failure of the storage has been told, and nobody waits for an answer.
+            let _ = self.write_system(&SystemRecord::Member(wanted), now);
+        }
+    }
+
+    /// What this node says of itself.
+    pub(super) fn own_member(&self, status: MemberStatus) -> Member {
+        Member {
+            server_id: self.config.server_id,
+            name: self.config.name.clone(),
+            addresses: self.config.addresses.clone(),
+            status,
+        }
+    }
+
+    /// Whether another member has all that this server ever wrote, as far as this node knows it.
+    fn is_handed_over(&self) -> bool {
+        let own: Vec<Dot> =
+            self.durable.applied.iter().filter(|dot| dot.origin.server_id == self.config.server_id).collect();
+        let is_durable = own.iter().all(|dot| self.frontier.heads.applied().seq(dot.origin) == dot.seq);
+        let has = |heard: &crate::peer::Heartbeat| own.iter().all(|dot| heard.applied.includes(*dot));
+        is_durable && self.established().any(|(_, session)| session.heartbeat.as_ref().is_some_and(has))
+    }
+
+    /// Puts a record of the system keyspace in place of all that is held under its key.
+    fn write_system(&mut self, record: &SystemRecord, now: Now) -> Result<Written, Refusal> {
+        let key = match record {
+            SystemRecord::Member(member) => catalog::member_key(member.server_id),
+            SystemRecord::Topology(_) => catalog::topology_key(),
+            SystemRecord::ClusterKey(held) => catalog::cluster_key_key(held.id),
+            SystemRecord::Keyspace(_) => unreachable!("a keyspace's key is its own write set"),
+        };
+        let held = match self.storage.record(&RecordKey::new(KeyspaceId::SYSTEM, &key)) {
+            Ok(held) => held.siblings(&FieldPath::opaque()).iter().map(|sibling| sibling.dot).collect(),
+            Err(error) => {
+                self.fail(error.0.clone());
+                return Err(Refusal::StorageFailed(error.0));
+            }
+        };
+        self.write_changes(now, |_, _| vec![system_change(key, held, record)])
+    }
+
+    /// Does what a new catalog asks for.
+    pub(super) fn follow_catalog(&mut self) {
+        let Some(before) = self.catalog_before.take() else { return };
+        let after = self.catalog.clone();
+        self.tell_of_catalog(&before, &after);
+        self.link_states.retain(&after.present());
+        self.links_due = true;
+        let removed: BTreeSet<u32> =
+            after.members().filter(|member| member.status == MemberStatus::Removed).map(|m| m.server_id).collect();
+        let links: Vec<_> =
+            self.sessions.iter().filter(|(_, s)| removed.contains(&s.server_id)).map(|(link, _)| *link).collect();
+        for link in links {
+            self.refuse_removed(link);
+        }
+    }
+
+    /// Tells a server that it is no member any more, and closes its link.
+    pub(super) fn refuse_removed(&mut self, link: super::LinkId) {
+        self.output(super::Output::Send(link, PeerMessage::Removed));
+        self.close(link, "this member was removed from the cluster");
+    }
+
+    fn tell_of_catalog(&mut self, before: &Catalog, after: &Catalog) {
+        for member in after.members() {
+            let from = before.member(member.server_id).map(|member| member.status);
+            if from != Some(member.status) {
+                self.event(Event::MemberChanged { server_id: member.server_id, from, to: member.status });
+            }
+        }
+        if before.topology() != after.topology() {
+            self.event(Event::TopologyChanged { to: after.topology().clone() });
+        }
+        for (dot, topology) in after.topology_losers() {
+            if !before.topology_losers().iter().any(|(known, _)| known == dot) {
+                self.event(Event::TopologyLost { dot: *dot, topology: topology.clone() });
+            }
+        }
+    }
+}
