@@ -141,11 +141,12 @@ impl Course<'_> {
     async fn refused(&mut self, index: usize, link: &Arc<Link>, refusal: Refusal) -> Result<(), Error> {
         match refusal {
             Refusal::Behind { .. } => self.take_detour(index, refusal),
-            Refusal::Stopping
-            | Refusal::NotJoined
-            | Refusal::WritesStopped(_)
-            | Refusal::MemberIs(_)
-            | Refusal::Twin { .. } => {
+            // This lasts: no use to come back to the same node within one call.
+            Refusal::MemberIs(_) | Refusal::Twin { .. } => {
+                self.nodes.leave(index, link, false);
+                self.take_detour(index, refusal)
+            }
+            Refusal::Stopping | Refusal::NotJoined | Refusal::WritesStopped(_) => {
                 self.nodes.leave(index, link, refusal == Refusal::Stopping);
                 self.go_on(index, Error::Refused(refusal)).await
             }

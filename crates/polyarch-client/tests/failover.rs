@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use polyarch_client::{Client, Error, NodeAddress, Obstacle, Refusal};
+use polyarch_client::{Client, Error, MemberStatus, NodeAddress, Obstacle, Refusal};
 use polyarch_transport::certs::{self, CertificateOptions};
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
@@ -70,7 +70,8 @@ async fn a_node_of_another_authority_is_an_error_at_once_not_at_the_deadline() {
 
 #[tokio::test]
 async fn a_write_that_a_node_refused_without_effect_goes_to_the_next() {
-    for refusal in [Refusal::Stopping, Refusal::NotJoined] {
+    let twin = Refusal::Twin { addresses: vec!["a:1".to_owned(), "b:1".to_owned()] };
+    for refusal in [Refusal::Stopping, Refusal::NotJoined, Refusal::MemberIs(MemberStatus::Draining), twin] {
         let cluster = Cluster::of(2);
         let call = put(&cluster.client(), "a");
         let mut first = cluster.nodes[0].accept().await;
@@ -103,6 +104,19 @@ async fn when_every_node_refuses_the_last_refusal_is_told_at_the_deadline() {
     .await;
     assert!(matches!(outcome, Err(Error::Refused(Refusal::NotJoined))), "{outcome:?}");
     assert!((2..50).contains(&asked), "it pauses between: asked {asked} times");
+}
+
+#[tokio::test]
+async fn a_member_that_takes_no_writes_is_the_answer_once_all_others_were_asked() {
+    let cluster = Cluster::of(2);
+    let call = put(&cluster.client().with_timeout(Duration::from_secs(3600)), "a");
+    for node in &cluster.nodes {
+        let mut stream = node.accept().await;
+        let request = stream.next().await;
+        stream.answer(&request, Err(Refusal::MemberIs(MemberStatus::Down))).await;
+    }
+    let outcome = in_time(call).await.unwrap();
+    assert!(matches!(outcome, Err(Error::Refused(Refusal::MemberIs(MemberStatus::Down)))), "{outcome:?}");
 }
 
 #[tokio::test]

@@ -14,10 +14,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use polyarch_protocol::client::{Refusal, Response};
+use polyarch_protocol::peer::PeerMessage;
 use polyarch_protocol::{ChainHeads, Durability, Input, LinkId, LogSource, Now, Output, Replica, RequestTag, Storage};
 use polyarch_store::{CheckpointDone, CheckpointError, DiskStore};
 use polyarch_transport::CloseCode;
-use tokio::sync::{mpsc as tokio_mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc as tokio_mpsc, watch};
 use tracing::{error, info, warn};
 
 use crate::events::EventLedger;
@@ -40,6 +41,8 @@ pub(crate) enum ToDriver {
     CloseClient(u64),
     OpenLink(LinkId, LinkHandle),
     CloseLink(LinkId),
+    /// What a peer said; its link may say only so much before this is dropped.
+    Said(LinkId, PeerMessage, OwnedSemaphorePermit),
     /// A question for the last events, at most so many.
     Events(RequestTag, usize),
     Checkpointed(Result<CheckpointDone, CheckpointError>),
@@ -173,6 +176,7 @@ impl Driver {
                     self.link_bytes_before.1 += stats.bytes_received;
                 }
             }
+            ToDriver::Said(link, message, _permit) => self.handle(Input::Message(link, message)),
             ToDriver::Events(tag, limit) => self.answer(tag, Ok(Response::Events(self.events.last(limit)))),
             ToDriver::Checkpointed(result) => self.finish_checkpoint(result),
             ToDriver::Stop => return true,

@@ -4,7 +4,6 @@
 //! of its own for the feed it serves, a new one for each subscription.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,7 +13,9 @@ use polyarch_protocol::catalog::Member;
 use polyarch_protocol::limits::wire;
 use polyarch_protocol::peer::{FeedGroup, PeerMessage};
 use polyarch_protocol::{Feed, FeedStep, Input, LinkId};
-use polyarch_transport::{Alpn, CloseCode, Connection, Endpoint, Expect, FrameReader, FrameWriter, StreamError};
+use polyarch_transport::{
+    Alpn, CloseCode, Connection, Endpoint, Expect, FrameReader, FrameWriter, StreamError, first_success,
+};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -25,6 +26,8 @@ use crate::{LogReader, random_u64};
 
 /// Control messages that may wait for a link; a peer that reads none of them loses the link.
 const CONTROL_MESSAGES_MAX: usize = 256;
+/// Control messages of a link that may be on their way into the replica.
+const CONTROL_SAID_MAX: usize = 16;
 /// Groups of a feed that may be on their way into the replica.
 const FEED_GROUPS_MAX: usize = 4;
 /// How long a feed whose origins are silent leaves the rest of the log unread: what it has to skip
@@ -168,35 +171,29 @@ impl Links {
     /// Dials the configured addresses until one is that of a member who is wanted: neither this
     /// node, which may be among them, nor one whose link is cut.
     async fn connect_seed(&self) -> Option<(Connection, u32)> {
-        for seed in &self.config.seeds {
-            let Some(connection) = self.connect(std::slice::from_ref(seed), Expect::AnyNode).await else { continue };
-            match connection.identity().server_id() {
-                Some(id) if id != self.server_id && !self.targets.borrow().cut.contains(&id) => {
-                    return Some((connection, id));
+        let dial = |seed: &String| {
+            let (endpoint, targets, seed) = (self.endpoint.clone(), self.targets.clone(), seed.clone());
+            let server_id = self.server_id;
+            async move {
+                let connection = connect(endpoint, &seed, Expect::AnyNode).await?;
+                match connection.identity().server_id() {
+                    Some(id) if id != server_id && !targets.borrow().cut.contains(&id) => Ok((connection, id)),
+                    _ => {
+                        connection.close(CloseCode::NONE, "not needed");
+                        Err(())
+                    }
                 }
-                _ => connection.close(CloseCode::NONE, "not needed"),
             }
-        }
-        None
+        };
+        first_success(self.config.seeds.iter().map(dial)).await.ok()
     }
 
     async fn connect(&self, addresses: &[String], expect: Expect) -> Option<Connection> {
-        for address in addresses {
-            let resolved: Vec<SocketAddr> = match tokio::net::lookup_host(address).await {
-                Ok(resolved) => resolved.collect(),
-                Err(error) => {
-                    debug!(%address, %error, "cannot resolve a member's address");
-                    continue;
-                }
-            };
-            for socket_address in resolved {
-                match self.endpoint.connect(socket_address, expect, Alpn::Peer).await {
-                    Ok(connection) => return Some(connection),
-                    Err(error) => debug!(%address, %error, "cannot dial"),
-                }
-            }
-        }
-        None
+        let dial = |address: &String| {
+            let (endpoint, address) = (self.endpoint.clone(), address.clone());
+            async move { connect(endpoint, &address, expect).await }
+        };
+        first_success(addresses.iter().map(dial)).await.ok()
     }
 
     /// Runs a link until it is lost; says how long it lived.
@@ -317,6 +314,13 @@ impl Links {
     }
 }
 
+async fn connect(endpoint: Endpoint, address: &str, expect: Expect) -> Result<Connection, ()> {
+    endpoint
+        .connect_host(address, expect, Alpn::Peer)
+        .await
+        .map_err(|error| debug!(%address, %error, "cannot dial a member"))
+}
+
 async fn write_control(connection: Connection, mut writer: FrameWriter, mut queue: mpsc::Receiver<Control>) {
     while let Some(mut next) = queue.recv().await {
         let closes = loop {
@@ -348,7 +352,10 @@ async fn deliver(writer: &mut FrameWriter) -> Result<(), StreamError> {
 }
 
 async fn read_control(link: LinkId, mut reader: FrameReader, driver: ToDriverSender) {
-    while let Ok(Some(frame)) = reader.next(wire::FRAME_BYTES_MAX).await {
+    let said = Arc::new(Semaphore::new(CONTROL_SAID_MAX));
+    while let Ok(permit) = said.clone().acquire_owned().await
+        && let Ok(Some(frame)) = reader.next(wire::CONTROL_BYTES_MAX).await
+    {
         let message = match PeerMessage::decode(&frame) {
             Ok(message) => message,
             Err(error) => {
@@ -356,7 +363,7 @@ async fn read_control(link: LinkId, mut reader: FrameReader, driver: ToDriverSen
                 return;
             }
         };
-        if driver.send(Input::Message(link, message).into()).is_err() {
+        if driver.send(ToDriver::Said(link, message, permit)).is_err() {
             return;
         }
     }

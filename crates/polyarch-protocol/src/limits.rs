@@ -59,6 +59,8 @@ pub mod wire {
     pub const WRITE_SET_BYTES_MAX: usize = 16 << 20;
     /// Longest frame, with room for a write set behind an almost full feed group, and the envelope.
     pub const FRAME_BYTES_MAX: usize = WRITE_SET_BYTES_MAX + (1 << 20);
+    /// Longest frame of a control stream: heartbeats and subscriptions of some ten thousand origins.
+    pub const CONTROL_BYTES_MAX: usize = 4 << 20;
     /// Most bytes of write sets that a feed message gathers; the last may go beyond.
     pub const FEED_GROUP_BYTES_MAX: usize = 512 << 10;
     /// Longest session token in a request.
