@@ -131,6 +131,8 @@ pub struct Node {
     server_id: u32,
     driver: ToDriverSender,
     driver_thread: Option<std::thread::JoinHandle<()>>,
+    /// Closed once the driver has ended.
+    running: watch::Receiver<()>,
     tasks: Vec<JoinHandle<()>>,
     /// How many client streams are open.
     streams: watch::Receiver<usize>,
@@ -187,9 +189,14 @@ impl Node {
         };
         let events = EventLedger::open(&config.data_dir);
         let runs = Driver::new(replica, (driver.clone(), inbox), view.clone(), events, targets_sender, driver_config);
+        let (running_sender, running) = watch::channel(());
         let driver_thread = std::thread::Builder::new()
             .name("driver".to_owned())
-            .spawn(move || runs.run())
+            .spawn(move || {
+                // Dropped at the end, by a panic too.
+                let _running = running_sender;
+                runs.run();
+            })
             .map_err(StartError::Thread)?;
 
         let dial = DialConfig {
@@ -211,7 +218,7 @@ impl Node {
         let streams = service.open_streams.subscribe();
         let tasks = vec![tokio::spawn(links.clone().dial()), tokio::spawn(accept(endpoint.clone(), links, service))];
         info!(%address, server_id, %cluster, "serving");
-        Ok(Self { endpoint, address, server_id, driver, driver_thread: Some(driver_thread), tasks, streams })
+        Ok(Self { endpoint, address, server_id, driver, driver_thread: Some(driver_thread), running, tasks, streams })
     }
 
     /// Where the node listens.
@@ -226,9 +233,8 @@ impl Node {
 
     /// Waits until the driver has ended by itself, which only a bug makes it do.
     pub async fn ended(&self) {
-        while self.driver_thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
-            tokio::time::sleep(Duration::from_millis(500)).await;
-        }
+        let mut running = self.running.clone();
+        while running.changed().await.is_ok() {}
     }
 
     /// Stops in order: no new connections, what was taken is made durable, links and clients are told.

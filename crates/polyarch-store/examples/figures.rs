@@ -1,5 +1,6 @@
-//! Figures, measured on demand: `cargo test --release -p polyarch-store --test figures -- --ignored --nocapture`.
+//! What the store costs, for whoever changes it: `cargo run --release -p polyarch-store --example figures`.
 
+#[path = "../tests/support/mod.rs"]
 mod support;
 
 use std::fs;
@@ -88,9 +89,7 @@ impl Node {
     }
 }
 
-#[test]
-#[ignore = "measures, and judges nothing"]
-fn figures() {
+fn main() {
     let dir = tempfile::tempdir_in(std::env::var("FIGURES_DIR").unwrap_or_else(|_| "/tmp".into())).unwrap();
     let path = dir.path().join("data");
     let mut node = Node::open(&path);

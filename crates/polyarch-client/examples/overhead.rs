@@ -1,5 +1,6 @@
-//! What a call costs. Not a check: prints figures for whoever changes the link.
+//! What a call costs, for whoever changes the link: `cargo run --release -p polyarch-client --example overhead`.
 
+#[path = "../tests/support/mod.rs"]
 mod support;
 
 use std::time::Instant;
@@ -10,9 +11,7 @@ use tokio::task::JoinSet;
 
 use support::{Cluster, record};
 
-#[test]
-#[ignore = "prints figures: cargo test --release -p polyarch-client --test overhead -- --ignored --nocapture"]
-fn calls_per_second_at_1_16_64_and_256_tasks() {
+fn main() {
     for tasks in [1, 16, 64, 256] {
         // The node and the client each on a thread of its own, as on two machines.
         let runtime = |threads| {
