@@ -9,7 +9,7 @@ const PURE: &[&str] = &["polyarch-crdt", "polyarch-protocol"];
 
 /// What a pure crate may depend on. None of these does anything but compute.
 const PURE_DEPENDENCIES: &[&str] =
-    &["blake3", "bytes", "crdts", "polyarch-crdt", "postcard", "serde", "thiserror", "xxhash-rust"];
+    &["blake3", "bytes", "crdts", "lz4_flex", "polyarch-crdt", "postcard", "serde", "thiserror", "xxhash-rust"];
 
 const IMPURE: &[(&str, &str)] = &[
     ("Instant", "time is an argument"),

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use polyarch_crdt::{ClusterKey, ClusterKeys, Dot, FieldPath, Hlc, Record, lww};
+use polyarch_crdt::{ClusterKey, ClusterKeys, Dot, FieldPath, Hlc, Record, Sibling, lww};
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, CodecError, Kind};
@@ -67,16 +67,16 @@ pub struct Member {
 ///      └────────────────rejoin──────────────────┴──────────────────┘
 /// ```
 /// The steps without a name the member takes itself: once it has caught up, and once another
-/// member has all of its write sets.
+/// member, one that stays, has all that it had when it heard of the drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MemberStatus {
     /// Takes writes and has caught up with the cluster.
     Active,
     /// New, or back: it takes writes, and has not yet caught up.
     Joining,
-    /// Takes no more writes, and waits until another member has all of its own.
+    /// Takes no more writes, and waits until another member has all that it has.
     Draining,
-    /// Takes no writes; another member has all of its own. It may be stopped or removed.
+    /// Takes no writes; another member has all that it had. It may be stopped or removed.
     Down,
     /// No member any more: nobody has a link to it. What it wrote and others have stays.
     Removed,
@@ -196,7 +196,8 @@ pub struct Catalog {
     members: BTreeMap<u32, Member>,
     cluster_keys: ClusterKeys,
     topology: Topology,
-    /// Topologies that were set at the same time as the one in force, each with its write set.
+    /// Topologies that were set at the same time as the one in force and differ from it, each with its
+    /// write set.
     topology_losers: Vec<(Dot, Topology)>,
     /// Keys of records that a newer version of polyarch wrote and this one cannot read, or that do
     /// not lie where they belong.
@@ -208,16 +209,17 @@ impl Catalog {
     pub fn load<'a>(records: impl IntoIterator<Item = &'a (RecordKey, Record)>) -> Self {
         let mut catalog = Self::default();
         for (key, record) in records {
-            let Some(winner) = lww(record.siblings(&FieldPath::opaque())) else {
+            let siblings = record.siblings(&FieldPath::opaque());
+            let Some(winner) = lww(siblings) else {
                 continue;
             };
             match SystemRecord::decode(&winner.value) {
                 Ok(SystemRecord::Member(member)) if key.key() == member_key(member.server_id) => {
-                    catalog.members.insert(member.server_id, member);
+                    catalog.members.insert(member.server_id, resolved(member, siblings));
                 }
                 Ok(SystemRecord::Topology(topology)) if key.key() == topology_key() => {
+                    catalog.topology_losers = topologies(siblings).filter(|(_, lost)| *lost != topology).collect();
                     catalog.topology = topology;
-                    catalog.topology_losers = topologies(record).filter(|(dot, _)| *dot != winner.dot).collect();
                 }
                 Ok(SystemRecord::ClusterKey(held)) if key.key() == cluster_key_key(held.id) => {
                     catalog.cluster_keys.insert(held);
@@ -298,9 +300,32 @@ pub fn is_keyspace_name(name: &str) -> bool {
     name.len() <= 128 && name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.chars().all(allowed)
 }
 
-/// All siblings of the topology's record that can be read.
-fn topologies(record: &Record) -> impl Iterator<Item = (Dot, Topology)> {
-    record.siblings(&FieldPath::opaque()).iter().filter_map(|sibling| match SystemRecord::decode(&sibling.value) {
+/// What stands of records of one member that were written at the same time, of which `latest` is the
+/// one of the greatest stamp.
+///
+/// The member writes its record as well, when its address has changed or it takes a step by itself,
+/// and may do so before it has heard of a drain or a removal. Others write it only because an
+/// operator wants it. So where the member stands is what others wrote, whatever the stamps say, and
+/// where it is reached is what it wrote itself.
+fn resolved(latest: Member, siblings: &[Sibling]) -> Member {
+    let server_id = latest.server_id;
+    let newest = |own: bool| {
+        let written = siblings.iter().filter(|sibling| (sibling.dot.origin.server_id == server_id) == own);
+        let members = written.filter_map(|sibling| match SystemRecord::decode(&sibling.value) {
+            Ok(SystemRecord::Member(member)) if member.server_id == server_id => Some((sibling, member)),
+            _ => None,
+        });
+        members.max_by_key(|(sibling, _)| (sibling.hlc, sibling.dot)).map(|(_, member)| member)
+    };
+    match (newest(true), newest(false)) {
+        (Some(own), Some(wanted)) => Member { status: wanted.status, ..own },
+        _ => latest,
+    }
+}
+
+/// All topologies among these siblings that can be read.
+fn topologies(siblings: &[Sibling]) -> impl Iterator<Item = (Dot, Topology)> {
+    siblings.iter().filter_map(|sibling| match SystemRecord::decode(&sibling.value) {
         Ok(SystemRecord::Topology(topology)) => Some((sibling.dot, topology)),
         _ => None,
     })

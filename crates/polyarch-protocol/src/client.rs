@@ -413,7 +413,7 @@ pub enum Refusal {
         verb: String,
     },
     /// No such member.
-    #[error("there is no other member {0}")]
+    #[error("member {0} is not known here, or is this node itself")]
     UnknownMember(u32),
     /// The node is stopping.
     #[error("this node is stopping; ask another")]
@@ -440,7 +440,7 @@ pub enum Refusal {
         max: u64,
     },
     /// The member takes no writes where it stands.
-    #[error("this member is {0}; ask another, or let it take writes again with `polyarch node rejoin`")]
+    #[error("this member is {0}; ask another, or let it take writes again: tell another member with `polyarch node rejoin`")]
     MemberIs(MemberStatus),
     /// Another living process has this server id.
     #[error(

@@ -75,6 +75,12 @@ pub(crate) fn link_states<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deseri
     deserializer.deserialize_seq(AtMost { max: wire::LINK_STATES_MAX, items: PhantomData })
 }
 
+/// Reads the hubs or links of a topology: no more than [`wire::TOPOLOGY_NAMES_MAX`], refused before
+/// they are read.
+pub(crate) fn topology<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    deserializer.deserialize_seq(AtMost { max: wire::TOPOLOGY_NAMES_MAX, items: PhantomData })
+}
+
 struct AtMost<T> {
     max: usize,
     items: PhantomData<T>,

@@ -82,6 +82,11 @@ pub enum Event {
         /// What it is.
         to: MemberStatus,
     },
+    /// Alarm: a member says that this server was removed. It takes no writes while that is so.
+    ToldRemoved {
+        /// The member that says so.
+        by: u32,
+    },
     /// The topology changed.
     TopologyChanged {
         /// What it is.
@@ -175,6 +180,9 @@ impl fmt::Display for Event {
             Self::MemberChanged { server_id, from: None, to } => write!(f, "member {server_id} is new, and {to}"),
             Self::MemberChanged { server_id, from: Some(from), to } => {
                 write!(f, "member {server_id} was {from} and is {to}")
+            }
+            Self::ToldRemoved { by } => {
+                write!(f, "member {by} says that this server was removed; it takes no writes until it rejoins")
             }
             Self::TopologyChanged { to } => write!(f, "the topology is {to}"),
             Self::TopologyLost { dot, topology } => {

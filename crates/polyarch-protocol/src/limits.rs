@@ -71,6 +71,8 @@ pub mod wire {
     pub const FIELD_BYTES_MAX: usize = 4 << 10;
     /// Most link states in one message: one for each member.
     pub const LINK_STATES_MAX: usize = 4_096;
+    /// Most hubs, or links, that a topology names.
+    pub const TOPOLOGY_NAMES_MAX: usize = u16::MAX as usize;
     /// Most changes in a write set.
     pub const CHANGES_MAX: usize = u16::MAX as usize;
 }

@@ -37,8 +37,10 @@ pub enum PeerMessage {
     LinkStates(#[serde(deserialize_with = "codec::link_states")] Vec<LinkState>),
     /// Two living processes have the receiver's server id.
     Twin(Twin),
-    /// The receiver was removed from the cluster; the link is closed.
-    Removed,
+    /// The receiver was removed from the cluster; the link is closed. Names the write sets that say
+    /// so, as far as the sender has them: a receiver that has applied those and stands elsewhere
+    /// knows better.
+    Removed(AppliedSet),
 }
 
 /// Who speaks.
@@ -209,13 +211,15 @@ impl FeedGroup {
     fn decode_plain(frame: &Bytes) -> Result<Self, CodecError> {
         let body = codec::body(Kind::Feed, frame)?;
         let (subscription, mut rest) = body.split_first_chunk::<8>().ok_or(CodecError::Malformed)?;
-        let mut write_sets = Vec::new();
+        let (mut write_sets, mut gathered) = (Vec::new(), 0);
         while !rest.is_empty() {
             let (len, behind) = rest.split_first_chunk::<4>().ok_or(CodecError::Malformed)?;
             let len = u32::from_le_bytes(*len) as usize;
-            if len == 0 || len > wire::WRITE_SET_BYTES_MAX || len > behind.len() {
+            let is_full = gathered > wire::FEED_GROUP_BYTES_MAX;
+            if is_full || len == 0 || len > wire::WRITE_SET_BYTES_MAX || len > behind.len() {
                 return Err(CodecError::Malformed);
             }
+            gathered += len;
             write_sets.push(frame.slice_ref(&behind[..len]));
             rest = &behind[len..];
         }

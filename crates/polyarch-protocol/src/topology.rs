@@ -13,6 +13,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::codec;
+use crate::limits::wire;
+
 /// A cluster's plan of links. Variants are appended only.
 ///
 /// It prints as one word of a command line, `mesh`, `ring`, `star`, `star:1,2` (the hubs in order)
@@ -28,11 +31,13 @@ pub enum Topology {
     Star {
         /// Who may be the hub, best first: the first of them that can be reached is. Beyond them,
         /// or with none given, it is the smallest server id that can be reached.
+        #[serde(deserialize_with = "codec::topology")]
         hubs: Vec<u32>,
     },
     /// The given links and no others.
     Custom {
         /// Pairs of server ids, in any order.
+        #[serde(deserialize_with = "codec::topology")]
         edges: Vec<(u32, u32)>,
     },
 }
@@ -57,6 +62,14 @@ pub enum TopologyError {
     /// A link is given twice, perhaps the other way round.
     #[error("link {0}-{1} is given twice")]
     DuplicateEdge(u32, u32),
+    /// More hubs or links than the format has room for.
+    #[error("it names {len} of them, the limit is {max}; a mesh, ring or star needs no list")]
+    TooLong {
+        /// How many it names.
+        len: usize,
+        /// How many it may.
+        max: usize,
+    },
     /// A custom topology without links.
     #[error("a custom topology needs at least one link")]
     NoEdges,
@@ -116,10 +129,21 @@ impl Topology {
     /// # Errors
     /// When it names somebody unknown, something twice, or leaves a member without a way to another.
     pub fn validate(&self, members: &BTreeSet<u32>) -> Result<(), TopologyError> {
+        let (len, max) = (self.names(), wire::TOPOLOGY_NAMES_MAX);
         match self {
+            _ if len > max => Err(TopologyError::TooLong { len, max }),
             Self::Mesh | Self::Ring => Ok(()),
             Self::Star { hubs } => validate_hubs(hubs, members),
             Self::Custom { edges } => validate_edges(edges, members),
+        }
+    }
+
+    /// How many hubs or links it names.
+    fn names(&self) -> usize {
+        match self {
+            Self::Mesh | Self::Ring => 0,
+            Self::Star { hubs } => hubs.len(),
+            Self::Custom { edges } => edges.len(),
         }
     }
 

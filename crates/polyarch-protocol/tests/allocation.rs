@@ -74,7 +74,7 @@ fn peak<T>(read: impl FnOnce() -> T) -> usize {
 /// The reader that holds most for these bytes, whatever their kind byte says.
 fn greatest(bytes: &[u8]) -> (&'static str, usize) {
     let of = |kind: u8| [&[kind], bytes.get(1..).unwrap_or_default()].concat();
-    let feed = Bytes::from(of(b'F'));
+    let (feed, compressed) = (Bytes::from(of(b'F')), Bytes::from(of(b'Z')));
     let (peer, request, response, record, write_set) = (of(b'P'), of(b'Q'), of(b'A'), of(b'S'), of(b'W'));
     let peaks = [
         ("peer message", peak(|| PeerMessage::decode(&peer))),
@@ -84,8 +84,15 @@ fn greatest(bytes: &[u8]) -> (&'static str, usize) {
         ("write set", peak(|| WriteSet::decode(&write_set))),
         ("dot", peak(|| WriteSet::peek_dot(&write_set))),
         ("feed group", peak(|| FeedGroup::decode(&feed))),
+        ("compressed feed group", inflated(&compressed, peak(|| FeedGroup::decode(&compressed)))),
     ];
     peaks.into_iter().max_by_key(|(_, peak)| *peak).expect("there are some")
+}
+
+/// What a reader of a compressed group held beyond what its bytes may become, of which the block has
+/// to be there: a byte of it becomes 255 at most.
+fn inflated(frame: &[u8], held: usize) -> usize {
+    held.saturating_sub(255 * frame.len().saturating_sub(6))
 }
 
 fn check(bytes: &[u8]) -> Result<(), TestCaseError> {
@@ -144,6 +151,9 @@ fn many_small_items_cost_a_small_multiple_of_what_was_sent() {
         ("change's dots", dense(&[b'W', 1, 1, 1, 2, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0], &|_| vec![1, 0, 1])),
         ("request's changes", dense(&[b'Q', 1, 1, 0, 0, 1], &|_| vec![0; 4])),
         ("member's addresses", dense(&[b'S', 1, 0, 1], &|_| vec![0])),
+        ("link states' links", dense(&[b'P', 1, 4, 1, 1, 1, 1, 0], &|_| vec![1])),
+        ("twin's addresses", dense(&[b'P', 1, 5], &|_| vec![0])),
+        ("status's peers' links", dense(&[b'A', 1, 1, 0, 5], &|_| vec![0; 4])),
         ("page's records", dense(&[b'A', 1, 1, 0, 2], &|_| vec![0; 3])),
     ];
     for (what, bytes) in messages {
@@ -164,6 +174,47 @@ fn the_most_changes_of_the_fewest_bytes_take_no_more_than_a_frame() {
         let (reader, held) = greatest(&changes(head, wire::CHANGES_MAX + 1, item));
         assert!(held < wire::FRAME_BYTES_MAX / 8, "{reader} held {held}");
     }
+}
+
+/// Link states, and what a topology names, beyond what they may be are refused unread.
+#[test]
+fn lists_of_the_cluster_beyond_their_bounds_are_refused_unread() {
+    let long =
+        |head: &[u8], len: usize, item: usize| [head, &postcard_number(len as u64), &vec![1; len * item]].concat();
+    let lists: [(&[u8], usize, usize); 4] = [
+        (&[b'P', 1, 4], wire::LINK_STATES_MAX, 6),
+        (&[b'S', 1, 3, 2], wire::TOPOLOGY_NAMES_MAX, 1),
+        (&[b'S', 1, 3, 3], wire::TOPOLOGY_NAMES_MAX, 2),
+        (&[b'Q', 1, 1, 0, 0, 8, 3], wire::TOPOLOGY_NAMES_MAX, 2),
+    ];
+    for (head, max, item) in lists {
+        let refused = long(head, max + 1, item);
+        let (reader, held) = greatest(&refused);
+        assert!(held < BYTES_AHEAD_MAX, "{reader} held {held}");
+    }
+    let topology = |len| SystemRecord::decode(&long(&[b'S', 1, 3, 3], len, 2));
+    assert!(topology(wire::TOPOLOGY_NAMES_MAX).is_ok() && topology(wire::TOPOLOGY_NAMES_MAX + 1).is_err());
+    assert!(ClientRequest::decode(&long(&[b'Q', 1, 1, 0, 0, 8, 3], wire::TOPOLOGY_NAMES_MAX, 2)).is_ok());
+}
+
+#[test]
+fn a_compressed_group_takes_no_more_than_its_block_can_become() {
+    let claim = |len: usize, block: &[u8]| {
+        let frame: Bytes = [&[b'Z', 1][..], &(len as u32).to_le_bytes(), block].concat().into();
+        (FeedGroup::decode(&frame).is_ok(), peak(|| FeedGroup::decode(&frame)))
+    };
+    for block in [&[][..], &[0x1f; 20], &[0; 1_000], &[0xff; 1_000]] {
+        for len in [wire::FRAME_BYTES_MAX, wire::FRAME_BYTES_MAX + 1, usize::MAX] {
+            let (is_ok, held) = claim(len, block);
+            assert!(!is_ok && held < BYTES_AHEAD_MAX, "{held} held for {}", block.len());
+        }
+    }
+    // All that a frame takes, of the smallest write sets, out of a 255th of it.
+    let bomb = [&[b'F', 1][..], &[0; 8], &[1, 0, 0, 0, 7].repeat((wire::FRAME_BYTES_MAX - 10) / 5)].concat();
+    let block = lz4_flex::block::compress(&bomb);
+    assert!(block.len() < 80_000);
+    let (is_ok, held) = claim(bomb.len(), &block);
+    assert!(!is_ok && held < 4 * wire::FRAME_BYTES_MAX, "{held}");
 }
 
 #[test]

@@ -8,14 +8,15 @@ mod support;
 
 use bytes::Bytes;
 use messages::{
-    applied, cases, feed_group, mutated, peer_message, postcard_number, request, response, system_record, write_set,
+    applied, cases, feed_group, member, member_change, mutated, peer_message, postcard_number, request, response,
+    system_record, topology, write_set,
 };
-use polyarch_crdt::{AppliedSet, Dot, Origin};
-use polyarch_protocol::catalog::SystemRecord;
+use polyarch_crdt::{AppliedSet, Dot, FieldPath, Origin};
+use polyarch_protocol::catalog::{self, MemberChange, MemberStatus, SystemRecord};
 use polyarch_protocol::client::{ClientRequest, ClientResponse, Supersede};
 use polyarch_protocol::limits::wire;
 use polyarch_protocol::peer::{FeedGroup, Hello, PeerMessage};
-use polyarch_protocol::{FeedStep, Input, LinkId, WriteSet, WriteSetError};
+use polyarch_protocol::{Change, Effect, FeedStep, Input, KeyspaceId, LinkId, Topology, WriteSet, WriteSetError};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use support::{CLUSTER, Node, foreign};
@@ -40,6 +41,8 @@ fn check_all(bytes: &[u8]) -> Result<(), TestCaseError> {
     check(bytes, SystemRecord::decode, |r| r.encode().to_vec())?;
     check(bytes, WriteSet::decode, |w| w.encode().to_vec())?;
     check(bytes, |b| FeedGroup::decode(&Bytes::copy_from_slice(b)), FeedGroup::encode)?;
+    let compressed = |g: &FeedGroup| g.encode_compressed().unwrap_or_else(|| g.encode());
+    check(bytes, |b| FeedGroup::decode(&Bytes::copy_from_slice(b)), compressed)?;
     if let Ok(write_set) = WriteSet::decode(bytes) {
         prop_assert_eq!(WriteSet::peek_dot(bytes), Ok(write_set.dot));
     }
@@ -64,7 +67,7 @@ proptest! {
 
     #[test]
     fn random_bytes_are_read_or_refused(
-        kind in prop::sample::select(&b"PFQASW"[..]), version in 0..3_u8, body in vec(any::<u8>(), 0..80),
+        kind in prop::sample::select(&b"PFZQASW"[..]), version in 0..3_u8, body in vec(any::<u8>(), 0..80),
     ) {
         check_all(&[&[kind, version], &body[..]].concat())?;
         check_all(&body)?;
@@ -82,6 +85,18 @@ proptest! {
         for bytes in [peer, group, write_set, request, response, record] {
             check_all(&bytes)?;
         }
+    }
+
+    #[test]
+    fn compressed_groups_are_read_as_they_were_written_and_mutated_ones_read_or_refused(
+        (group, bytes) in (feed_group(), vec(1..200_usize, 1..4)).prop_flat_map(|(mut group, lens)| {
+            group.write_sets.extend(lens.into_iter().map(|len| Bytes::from(vec![b'x'; len + 100])));
+            let frame = group.encode_compressed().expect("it becomes shorter");
+            (Just(group), mutated(Just(frame)))
+        }),
+    ) {
+        prop_assert_eq!(FeedGroup::decode(&group.encode_compressed().expect("as before").into()), Ok(group));
+        check_all(&bytes)?;
     }
 }
 
@@ -136,6 +151,13 @@ fn lengths_of_a_feed_group_must_add_up() {
         assert!(group(lens, body).is_err(), "{lens:?}");
     }
     assert!(FeedGroup::decode(&Bytes::from_static(b"F\x01\x00\x00")).is_err());
+    // A group gathers so much and no more; the last write set may go beyond.
+    let of = |lens: &[usize]| {
+        let write_sets = lens.iter().map(|len| Bytes::from(vec![1; *len])).collect();
+        FeedGroup::decode(&FeedGroup { subscription: 1, write_sets }.encode().into())
+    };
+    assert!(of(&[wire::FEED_GROUP_BYTES_MAX, wire::WRITE_SET_BYTES_MAX]).is_ok());
+    assert!(of(&[wire::FEED_GROUP_BYTES_MAX, 1, 1]).is_err());
 }
 
 #[test]
@@ -151,12 +173,15 @@ fn a_request_with_an_absurd_token_is_refused() {
 #[derive(Debug, Clone)]
 enum Blow {
     Meet(u64, u32),
-    Hello(u64, u32),
+    Hello(u64, u32, u128),
     Lost(u64),
     Say(u64, PeerMessage),
     Claim(u64, AppliedSet),
     Feed(u64, Vec<Vec<u8>>),
     FeedNext(u64, Origin, u8),
+    Decree(u64, Origin, SystemRecord),
+    Set(Topology),
+    Change(u32, MemberChange),
     Write(u8),
     Sync,
     Wait(u8),
@@ -168,16 +193,23 @@ fn blow() -> impl Strategy<Value = Blow> {
     let write_sets = || vec(mutated(write_set().prop_map(|w| w.encode().to_vec())), 0..4);
     prop_oneof![
         3 => (link.clone(), member.clone()).prop_map(|(link, id)| Blow::Meet(link, id)),
-        1 => (link.clone(), member).prop_map(|(link, id)| Blow::Hello(link, id)),
+        1 => (link.clone(), member.clone(), 0..4_u128).prop_map(|(link, id, boot_id)| Blow::Hello(link, id, boot_id)),
         1 => link.clone().prop_map(Blow::Lost),
         4 => (link.clone(), peer_message()).prop_map(|(link, message)| Blow::Say(link, message)),
         4 => (link.clone(), applied()).prop_map(|(link, applied)| Blow::Claim(link, applied)),
         4 => (link.clone(), write_sets()).prop_map(|(link, bytes)| Blow::Feed(link, bytes)),
-        6 => (link, messages::origin(), any::<u8>()).prop_map(|(link, origin, with)| Blow::FeedNext(link, origin, with)),
+        6 => (link.clone(), messages::origin(), any::<u8>()).prop_map(|(link, origin, with)| Blow::FeedNext(link, origin, with)),
+        3 => (link, messages::origin(), decree()).prop_map(|(link, origin, record)| Blow::Decree(link, origin, record)),
+        1 => topology().prop_map(Blow::Set),
+        1 => (member, member_change()).prop_map(|(id, change)| Blow::Change(id, change)),
         2 => any::<u8>().prop_map(Blow::Write),
         2 => Just(Blow::Sync),
         2 => any::<u8>().prop_map(Blow::Wait),
     ]
+}
+
+fn decree() -> impl Strategy<Value = SystemRecord> {
+    prop_oneof![member(1..5_u32).prop_map(SystemRecord::Member), topology().prop_map(SystemRecord::Topology)]
 }
 
 fn strike(node: &mut Node, blow: Blow) {
@@ -187,8 +219,8 @@ fn strike(node: &mut Node, blow: Blow) {
             node.handle(Input::LinkDown(LinkId(link)));
             node.meet(link, server_id);
         }
-        Blow::Hello(link, server_id) => {
-            node.hear(link, PeerMessage::Hello(Hello { cluster_id: Some(CLUSTER), server_id, boot_id: 1 }));
+        Blow::Hello(link, server_id, boot_id) => {
+            node.hear(link, PeerMessage::Hello(Hello { cluster_id: Some(CLUSTER), server_id, boot_id }));
         }
         Blow::Lost(link) => node.handle(Input::LinkDown(LinkId(link))),
         Blow::Say(link, message) => node.hear(link, message),
@@ -200,6 +232,20 @@ fn strike(node: &mut Node, blow: Blow) {
             let needs: Vec<Dot> = Some(other).into_iter().filter(|d| d.origin != origin && d.seq > 0).collect();
             node.feed(link, &[foreign(next, &needs, "x")]);
         }
+        Blow::Decree(link, origin, record) => {
+            let next = Dot::new(origin, node.applied().seq(origin) + 1);
+            let key = match &record {
+                SystemRecord::Member(member) => catalog::member_key(member.server_id),
+                _ => catalog::topology_key(),
+            };
+            let (keyspace, field) = (KeyspaceId::SYSTEM, FieldPath::opaque());
+            let effect = Effect::Put(record.encode());
+            let changes = vec![Change { keyspace, key, field, supersedes: Vec::new(), effect }];
+            node.hear_applied(link, &[next]);
+            node.feed(link, &[WriteSet { changes, ..foreign(next, &[], "") }]);
+        }
+        Blow::Set(topology) => _ = node.ask(|tag| Input::SetTopology(tag, topology)),
+        Blow::Change(server_id, change) => _ = node.ask(|tag| Input::ChangeMember(tag, server_id, change)),
         Blow::Write(key) => {
             let _ = node.put_over(&format!("k{}", key % 3), "v", Supersede::Held);
         }
@@ -234,6 +280,10 @@ proptest! {
         prop_assert_eq!(&log, &node.applied());
         // What it says of twins and removals holds for a while.
         node.run_ms(20_000);
+        if !node.sees(1).takes_writes() {
+            prop_assert!(node.change_member(1, MemberChange::Rejoin).is_ok());
+        }
+        prop_assert!([MemberStatus::Active, MemberStatus::Joining].contains(&node.sees(1)));
         prop_assert!(node.put("k", "still writable").is_ok());
         let (_, replayed) = node.replica.storage().crash();
         prop_assert_eq!(&replayed, node.replica.frontier());
@@ -244,7 +294,7 @@ proptest! {
 #[test]
 fn a_claim_of_absurd_length_is_refused() {
     for number in [1 << 20, 1 << 32, 1 << 60, u64::MAX] {
-        for kind in b"PQASW" {
+        for kind in b"PZQASW" {
             for at in 0..12 {
                 let bytes = [&[*kind, 1], &vec![1; at][..], &postcard_number(number)].concat();
                 let _ = check_all(&bytes);

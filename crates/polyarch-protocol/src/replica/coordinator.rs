@@ -103,9 +103,20 @@ impl<S: Storage> Replica<S> {
         self.writes_refused().map_or(Ok(()), Err)
     }
 
-    /// Whether this node may write records of the system keyspace; draining it may.
+    /// Whether this node may write records of the system keyspace: draining it may, removed it may
+    /// not, for nobody would hear of it.
     pub(super) fn check_administrable(&self) -> Result<(), Refusal> {
-        self.system_writes_refused().map_or(Ok(()), Err)
+        let removed = self.own_status().filter(|status| *status == MemberStatus::Removed);
+        self.system_writes_refused().or(removed.map(Refusal::MemberIs)).map_or(Ok(()), Err)
+    }
+
+    /// Whether this node may take its own removal back: not while others say that it was removed.
+    /// They would not hear of that either.
+    pub(super) fn check_rejoinable(&self) -> Result<(), Refusal> {
+        match self.removed_until_ms {
+            Some(_) => self.check_administrable(),
+            None => self.system_writes_refused().map_or(Ok(()), Err),
+        }
     }
 
     fn check_size(&self, request: &WriteRequest) -> Result<(), Refusal> {
@@ -130,7 +141,7 @@ impl<S: Storage> Replica<S> {
 
     /// Refuses what would not fit its write set, before anything of the epoch is touched. Counts at
     /// least what the encoded form takes: a longer one could not be kept here nor read elsewhere.
-    fn check_length(&self, changes: &[Change]) -> Result<(), Refusal> {
+    pub(super) fn check_length(&self, changes: &[Change]) -> Result<(), Refusal> {
         let of_change = |c: &Change| {
             CHANGE_BYTES + c.key.len() + c.effect.value().map_or(0, Bytes::len) + c.supersedes.len() * DOT_BYTES
         };

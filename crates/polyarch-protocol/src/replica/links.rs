@@ -3,7 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use polyarch_crdt::AppliedSet;
+
 use super::{LinkId, Now, Output, Replica};
+use crate::catalog::MemberStatus;
 use crate::event::Event;
 use crate::peer::{PeerMessage, Twin};
 use crate::plan::LinkSight;
@@ -22,10 +25,10 @@ const DISPLACED_MAX: usize = 8;
 /// What is known of processes that share a server id.
 #[derive(Debug, Default)]
 pub(super) struct Twins {
-    /// Of each server the processes whose link was closed for that of a newer one. One that comes
-    /// back while the newer is still there proves that both live: a restarted process never comes
-    /// back.
-    displaced: BTreeMap<u32, VecDeque<u128>>,
+    /// Of each server that is linked, the processes whose link was closed for that of a newer one,
+    /// each with the newest link at that time. One that comes back on a newer one yet, while the
+    /// newer process is still there, proves that both live: a restarted process never comes back.
+    displaced: BTreeMap<u32, VecDeque<(u128, Option<LinkId>)>>,
     /// Servers that were found to have twins, until when that is not told again.
     told: BTreeMap<u32, u64>,
     /// This server's own: where they were seen, and until when this node holds still.
@@ -37,7 +40,7 @@ impl<S: Storage> Replica<S> {
     pub(super) fn linked_changed(&mut self) {
         let linked: BTreeSet<u32> = self.established().map(|(_, session)| session.server_id).collect();
         if let Some(own) = self.link_states.set_own(&linked) {
-            self.flood(&own, None);
+            self.flood(&[own], None);
         }
         self.gossip.changed = true;
         self.links_due = true;
@@ -49,30 +52,41 @@ impl<S: Storage> Replica<S> {
         self.output(Output::Send(link, PeerMessage::LinkStates(entries)));
     }
 
+    /// Takes what a peer says of links. What it changes is planned for with the next tick: it comes in
+    /// hundreds of messages when a mesh forms.
     pub(super) fn take_link_states(&mut self, from: LinkId, entries: Vec<LinkState>, now: Now) {
-        let changes = self.link_states.changes();
+        let mut newer = Vec::new();
         for entry in entries {
             match self.link_states.take(&entry) {
-                Taken::Newer => self.flood(&entry, Some(from)),
+                Taken::Newer => newer.push(entry),
                 Taken::Stale => {}
                 // Sent with the next tick: two living processes outrun each other without end.
                 Taken::OwnOutdated { twin, .. } => {
                     self.own_outdated = true;
                     if twin {
-                        let addresses = vec![self.config.addresses.join(", "), "an address not known here".to_owned()];
+                        let unknown = || vec![self.config.addresses.join(", "), "an address not known here".to_owned()];
+                        // A member that saw both says more.
+                        let addresses = self.own_twins().map_or_else(unknown, <[String]>::to_vec);
                         self.hold_as_twin(&addresses, now);
                     }
                 }
-                Taken::Unsound => return self.close(from, "it sends link states that cannot be"),
+                Taken::Unsound => {
+                    self.close(from, "it sends link states that cannot be");
+                    break;
+                }
             }
         }
-        self.links_due |= self.link_states.changes() != changes;
+        self.flood(&newer, Some(from));
     }
 
-    fn flood(&mut self, entry: &LinkState, from: Option<LinkId>) {
+    /// Sends entries to all links but the one that they came on.
+    fn flood(&mut self, entries: &[LinkState], from: Option<LinkId>) {
+        if entries.is_empty() {
+            return;
+        }
         let links: Vec<LinkId> = self.established().map(|(link, _)| link).filter(|link| Some(*link) != from).collect();
         for link in links {
-            self.output(Output::Send(link, PeerMessage::LinkStates(vec![entry.clone()])));
+            self.output(Output::Send(link, PeerMessage::LinkStates(entries.to_vec())));
         }
     }
 
@@ -105,18 +119,22 @@ impl<S: Storage> Replica<S> {
     /// What is due with each tick.
     pub(super) fn tick_links(&mut self, now: Now) {
         if std::mem::take(&mut self.own_outdated) {
-            self.flood(&self.link_states.own().clone(), None);
+            self.flood(&[self.link_states.own().clone()], None);
         }
         self.links_due = true;
         self.twins.own.take_if(|(_, until_ms)| *until_ms <= now.mono_ms);
         self.removed_until_ms.take_if(|until_ms| *until_ms <= now.mono_ms);
         self.twins.told.retain(|_, until_ms| *until_ms > now.mono_ms);
+        let linked: BTreeSet<u32> = self.established().map(|(_, session)| session.server_id).collect();
+        self.twins.displaced.retain(|server_id, _| linked.contains(server_id));
     }
 
     /// A newer process of a server takes the place of an older one.
     pub(super) fn displace(&mut self, server_id: u32, boot_id: u128) {
+        let newest = self.sessions.keys().next_back().copied();
         let displaced = self.twins.displaced.entry(server_id).or_default();
-        displaced.push_back(boot_id);
+        displaced.retain(|(known, _)| *known != boot_id);
+        displaced.push_back((boot_id, newest));
         if displaced.len() > DISPLACED_MAX {
             displaced.pop_front();
         }
@@ -127,7 +145,7 @@ impl<S: Storage> Replica<S> {
     pub(super) fn refuse_twin(&mut self, link: LinkId, boot_id: u128, now: Now) -> bool {
         let server_id = self.sessions[&link].server_id;
         let Some(displaced) = self.twins.displaced.get_mut(&server_id) else { return false };
-        if !displaced.contains(&boot_id) {
+        if !displaced.iter().any(|(known, newest)| *known == boot_id && Some(link) > *newest) {
             return false;
         }
         let Some((other, _)) =
@@ -162,7 +180,16 @@ impl<S: Storage> Replica<S> {
     }
 
     /// A member says that this server was removed. It may know more than the catalog here.
-    pub(super) fn hold_as_removed(&mut self, now: Now) {
+    pub(super) fn hold_as_removed(&mut self, by: u32, because: &AppliedSet, now: Now) {
+        let status = self.catalog.member(self.config.server_id).map(|member| member.status);
+        let has_it_all = !because.is_empty() && self.frontier.heads.applied().includes_all(because);
+        if has_it_all && status != Some(MemberStatus::Removed) {
+            // It was taken back since, and that member has not heard of it.
+            return;
+        }
+        if self.own_status() != Some(MemberStatus::Removed) {
+            self.event(Event::ToldRemoved { by });
+        }
         self.removed_until_ms = Some(now.mono_ms.saturating_add(TOLD_HOLD_MS));
     }
 

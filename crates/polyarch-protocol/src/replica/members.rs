@@ -8,13 +8,13 @@ use std::collections::BTreeSet;
 use polyarch_crdt::{Dot, FieldPath};
 
 use super::coordinator::system_change;
-use super::{Now, Replica};
+use super::{LinkId, Now, Output, Replica};
 use crate::catalog::{self, Catalog, Member, MemberChange, MemberStatus, SystemRecord};
 use crate::client::{Refusal, Written};
 use crate::event::Event;
 use crate::keyspace::{KeyspaceId, RecordKey};
 use crate::peer::PeerMessage;
-use crate::storage::Storage;
+use crate::storage::{Storage, StorageError};
 use crate::topology::Topology;
 
 impl<S: Storage> Replica<S> {
@@ -27,7 +27,10 @@ impl<S: Storage> Replica<S> {
     }
 
     pub(super) fn change_member(&mut self, server_id: u32, change: MemberChange, now: Now) -> Result<Written, Refusal> {
-        self.check_administrable()?;
+        match server_id == self.config.server_id && change == MemberChange::Rejoin {
+            true => self.check_rejoinable()?,
+            false => self.check_administrable()?,
+        }
         let Some(member) = self.catalog.member(server_id) else {
             return Err(Refusal::UnknownMember(server_id));
         };
@@ -71,13 +74,15 @@ impl<S: Storage> Replica<S> {
         }
     }
 
-    /// Whether another member has all that this server ever wrote, as far as this node knows it.
+    /// Whether another member, one that is not about to go too, has all that this one had when it
+    /// heard that it is drained: of others' write sets too it may have the only copy. What comes
+    /// later than that comes from members that still have it.
     fn is_handed_over(&self) -> bool {
-        let own: Vec<Dot> =
-            self.durable.applied.iter().filter(|dot| dot.origin.server_id == self.config.server_id).collect();
-        let is_durable = own.iter().all(|dot| self.frontier.heads.applied().seq(dot.origin) == dot.seq);
-        let has = |heard: &crate::peer::Heartbeat| own.iter().all(|dot| heard.applied.includes(*dot));
-        is_durable && self.established().any(|(_, session)| session.heartbeat.as_ref().is_some_and(has))
+        let Some(drained) = &self.drained else { return false };
+        self.established().any(|(_, session)| {
+            let stays = self.catalog.member(session.server_id).is_some_and(|member| member.status.takes_writes());
+            stays && session.heartbeat.as_ref().is_some_and(|heard| heard.applied.includes_all(drained))
+        })
     }
 
     /// Puts a record of the system keyspace in place of all that is held under its key.
@@ -88,20 +93,24 @@ impl<S: Storage> Replica<S> {
             SystemRecord::ClusterKey(held) => catalog::cluster_key_key(held.id),
             SystemRecord::Keyspace(_) => unreachable!("a keyspace's key is its own write set"),
         };
-        let held = match self.storage.record(&RecordKey::new(KeyspaceId::SYSTEM, &key)) {
-            Ok(held) => held.siblings(&FieldPath::opaque()).iter().map(|sibling| sibling.dot).collect(),
-            Err(error) => {
-                self.fail(error.0.clone());
-                return Err(Refusal::StorageFailed(error.0));
-            }
-        };
-        self.write_changes(now, |_, _| vec![system_change(key, held, record)])
+        let held = self.held(&key).map_err(|error| Refusal::StorageFailed(error.0))?;
+        let changes = vec![system_change(key, held, record)];
+        self.check_length(&changes)?;
+        self.write_changes(now, |_, _| changes)
+    }
+
+    /// What is held under a key of the system keyspace. A storage that cannot say fails for good.
+    fn held(&mut self, key: &[u8]) -> Result<Vec<Dot>, StorageError> {
+        let record = self.storage.record(&RecordKey::new(KeyspaceId::SYSTEM, key));
+        let record = record.inspect_err(|error| self.fail(error.0.clone()))?;
+        Ok(record.siblings(&FieldPath::opaque()).iter().map(|sibling| sibling.dot).collect())
     }
 
     /// Does what a new catalog asks for.
     pub(super) fn follow_catalog(&mut self) {
         let Some(before) = self.catalog_before.take() else { return };
         let after = self.catalog.clone();
+        self.follow_own_record(&before);
         self.tell_of_catalog(&before, &after);
         self.link_states.retain(&after.present());
         self.links_due = true;
@@ -114,9 +123,30 @@ impl<S: Storage> Replica<S> {
         }
     }
 
+    fn follow_own_record(&mut self, before: &Catalog) {
+        let of = |catalog: &Catalog| catalog.member(self.config.server_id).map(|member| member.status);
+        let (before, after) = (of(before), of(&self.catalog));
+        if before == after {
+            return;
+        }
+        self.note_drain();
+        // Nothing but a rejoin leads there from anywhere. Who said that it was removed had not heard of it.
+        if before.is_some() && after == Some(MemberStatus::Joining) {
+            self.removed_until_ms = None;
+        }
+    }
+
+    /// Notes what there is to be handed over, if this member is drained.
+    pub(super) fn note_drain(&mut self) {
+        let status = self.catalog.member(self.config.server_id).map(|member| member.status);
+        self.drained = (status == Some(MemberStatus::Draining)).then(|| self.frontier.heads.applied().clone());
+    }
+
     /// Tells a server that it is no member any more, and closes its link.
-    pub(super) fn refuse_removed(&mut self, link: super::LinkId) {
-        self.output(super::Output::Send(link, PeerMessage::Removed));
+    pub(super) fn refuse_removed(&mut self, link: LinkId) {
+        let Some(server_id) = self.sessions.get(&link).map(|session| session.server_id) else { return };
+        let Ok(held) = self.held(&catalog::member_key(server_id)) else { return };
+        self.output(Output::Send(link, PeerMessage::Removed(held.into_iter().collect())));
         self.close(link, "this member was removed from the cluster");
     }
 

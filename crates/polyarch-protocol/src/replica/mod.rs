@@ -165,6 +165,8 @@ pub struct Replica<S> {
     twins: Twins,
     /// A member said that this server was removed: until when that holds, unless it is said again.
     removed_until_ms: Option<u64>,
+    /// While this member is draining: what it had when it heard of that.
+    drained: Option<AppliedSet>,
     paused: BTreeSet<Origin>,
     cut: BTreeSet<u32>,
     gossip: Gossip,
@@ -215,7 +217,7 @@ impl<S: Storage> Replica<S> {
         let catalog = Arc::new(Catalog::load(&storage.keyspace_records(KeyspaceId::SYSTEM)?));
         let mut link_states = LinkStates::new(config.server_id, config.boot_id);
         link_states.retain(&catalog.present());
-        Ok(Self {
+        let mut replica = Self {
             config,
             storage,
             frontier,
@@ -237,6 +239,7 @@ impl<S: Storage> Replica<S> {
             dial: BTreeSet::new(),
             twins: Twins::default(),
             removed_until_ms: None,
+            drained: None,
             paused: BTreeSet::new(),
             cut: BTreeSet::new(),
             gossip: Gossip::default(),
@@ -245,7 +248,9 @@ impl<S: Storage> Replica<S> {
             counters: CountersView::default(),
             outputs: VecDeque::new(),
             at_once: VecDeque::new(),
-        })
+        };
+        replica.note_drain();
+        Ok(replica)
     }
 
     /// Takes one event. What is to be done about it comes out of [`Replica::poll_output`].
@@ -364,12 +369,16 @@ impl<S: Storage> Replica<S> {
 
     /// Why clients' writes are refused now, if they are.
     pub fn writes_refused(&self) -> Option<Refusal> {
-        let status = self.catalog.member(self.config.server_id).map(|member| member.status);
-        self.system_writes_refused().or_else(|| match status {
-            _ if self.removed_until_ms.is_some() => Some(Refusal::MemberIs(MemberStatus::Removed)),
-            Some(status) if !status.takes_writes() => Some(Refusal::MemberIs(status)),
-            _ => None,
-        })
+        let refusing = self.own_status().filter(|status| !status.takes_writes());
+        self.system_writes_refused().or(refusing.map(Refusal::MemberIs))
+    }
+
+    /// Where this member stands, as far as it was told; `None` while it has not said that it is one.
+    fn own_status(&self) -> Option<MemberStatus> {
+        match self.removed_until_ms {
+            Some(_) => Some(MemberStatus::Removed),
+            None => self.catalog.member(self.config.server_id).map(|member| member.status),
+        }
     }
 
     /// Why no write at all can be made now, if none can.
@@ -390,7 +399,7 @@ impl<S: Storage> Replica<S> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             writes_refused: self.writes_refused().map(|refusal| refusal.to_string()),
             name: self.config.name.clone(),
-            status: self.catalog.member(self.config.server_id).map(|member| member.status),
+            status: self.own_status(),
             topology: self.catalog.topology().clone(),
             applied: self.durable.applied.iter().collect(),
             digest: self.durable.digest.map_or_else(String::new, |digest| format!("{digest:032x}")),

@@ -111,7 +111,10 @@ impl<S: Storage> Replica<S> {
             PeerMessage::Hello(hello) => self.hello(link, &hello, now),
             // These two may answer a hello, before any link is established.
             PeerMessage::Twin(twin) => self.hold_as_twin(&twin.addresses, now),
-            PeerMessage::Removed => self.hold_as_removed(now),
+            PeerMessage::Removed(because) => {
+                let by = session.server_id;
+                self.hold_as_removed(by, &because, now);
+            }
             _ if session.established.is_none() => self.close(link, "a message came before the hello"),
             PeerMessage::Heartbeat(heartbeat) => self.heartbeat(link, heartbeat, now),
             PeerMessage::Subscribe(subscribe) => self.serve(link, subscribe),
@@ -184,7 +187,7 @@ impl<S: Storage> Replica<S> {
         }
         for other in others {
             let loser = if self.outranks(link, other) { other } else { link };
-            if let Some(displaced) = self.sessions[&other].established.filter(|displaced| *displaced != boot_id) {
+            if let Some(displaced) = self.sessions[&loser].established.filter(|_| !self.is_same_process(link, other)) {
                 self.displace(server_id, displaced);
             }
             self.close(loser, "another link to the same member is kept");
@@ -197,11 +200,19 @@ impl<S: Storage> Replica<S> {
     }
 
     /// Which of two links to one member is kept, the same on both sides: that of its running
-    /// process, then the one that the smaller server id dialled, then the newer.
+    /// process, which connected later, then the one that the smaller server id dialled, then the one
+    /// that said hello later.
     fn outranks(&self, newer: LinkId, older: LinkId) -> bool {
         let (new, old) = (&self.sessions[&newer], &self.sessions[&older]);
         let by_smaller = |session: &Session| session.dialed == (self.config.server_id < session.server_id);
-        new.established != old.established || by_smaller(new) || !by_smaller(old)
+        match self.is_same_process(newer, older) {
+            true => by_smaller(new) || !by_smaller(old),
+            false => newer > older,
+        }
+    }
+
+    fn is_same_process(&self, one: LinkId, other: LinkId) -> bool {
+        self.sessions[&one].established == self.sessions[&other].established
     }
 
     pub(super) fn close(&mut self, link: LinkId, reason: &str) {
@@ -220,7 +231,7 @@ impl<S: Storage> Replica<S> {
         let is_caught_up = self.durable.applied.includes_all(caught_up);
         session.heartbeat = Some(heartbeat);
         self.replan(now);
-        self.note_lags(now);
+        self.note_lags(link, now);
         self.announce_member(is_caught_up, now);
     }
 

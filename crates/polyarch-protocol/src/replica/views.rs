@@ -47,7 +47,8 @@ impl<S: Storage> Replica<S> {
     pub(super) fn peer_views(&self) -> Vec<PeerView> {
         let me = self.config.server_id;
         let mut live = self.link_states.component(me);
-        live.retain(|id| *id == me || self.catalog.present().contains(id));
+        let present = self.catalog.present();
+        live.retain(|id| *id == me || present.contains(id));
         let planned: BTreeSet<u32> =
             self.catalog.topology().edges(&live).into_iter().filter_map(|edge| edge.other(me)).collect();
         let others = self.catalog.members().filter(|member| member.server_id != me);
@@ -88,12 +89,16 @@ impl<S: Storage> Replica<S> {
         known
     }
 
-    /// Notes of which origins others have more, and since when.
-    pub(super) fn note_lags(&mut self, now: Now) {
-        let known = self.known_of_others();
+    /// Notes of which origins the member on `link`, just heard, has more, and since when. Looks at
+    /// that member only: there are as many heartbeats as members.
+    pub(super) fn note_lags(&mut self, link: LinkId, now: Now) {
         let held = self.frontier.heads.applied();
-        self.lags.retain(|origin, lag| held.seq(*origin) < lag.seq && known.seq(*origin) > 0);
-        for dot in known.iter().filter(|dot| held.seq(dot.origin) < dot.seq) {
+        let heard = || self.sessions.values().filter_map(|session| session.heartbeat.as_ref());
+        self.lags.retain(|origin, lag| {
+            held.seq(*origin) < lag.seq && heard().any(|heartbeat| held.seq(*origin) < heartbeat.applied.seq(*origin))
+        });
+        let Some(heartbeat) = self.sessions.get(&link).and_then(|session| session.heartbeat.as_ref()) else { return };
+        for dot in heartbeat.applied.iter().filter(|dot| held.seq(dot.origin) < dot.seq) {
             self.lags.entry(dot.origin).or_insert(Lag { seq: dot.seq, since_ms: now.mono_ms });
         }
     }

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use polyarch_protocol::peer::{FeedGroup, PeerMessage};
@@ -18,6 +18,10 @@ pub(crate) struct Cluster {
     /// Groups that a node may still be sent on a link.
     credits: BTreeMap<(LinkId, usize), usize>,
     pub(crate) feed_group_bytes: usize,
+    /// Nodes that do not run now.
+    pub(crate) stopped: BTreeSet<usize>,
+    /// Pairs of nodes that cannot reach each other, each both ways.
+    broken: BTreeSet<(usize, usize)>,
     next_link: u64,
 }
 
@@ -52,6 +56,8 @@ impl Cluster {
             wires: BTreeMap::new(),
             credits: BTreeMap::new(),
             feed_group_bytes: 1_000,
+            stopped: BTreeSet::new(),
+            broken: BTreeSet::new(),
             next_link: 0,
         }
     }
@@ -120,12 +126,67 @@ impl Cluster {
     /// `ms` pass on all nodes.
     pub(crate) fn run_ms(&mut self, ms: u64) {
         for _ in 0..ms / 100 {
-            for node in &mut self.nodes {
-                node.advance(100);
-                node.handle(Input::Tick);
-            }
+            self.tick();
             self.settle();
         }
+    }
+
+    /// `ms` pass, and nodes dial whom they wish to be linked with.
+    pub(crate) fn live_ms(&mut self, ms: u64) {
+        for _ in 0..ms / 100 {
+            self.tick();
+            self.dial();
+            self.settle();
+        }
+    }
+
+    fn tick(&mut self) {
+        for (at, node) in self.nodes.iter_mut().enumerate() {
+            node.advance(100);
+            if !self.stopped.contains(&at) {
+                node.handle(Input::Tick);
+            }
+        }
+    }
+
+    fn dial(&mut self) {
+        for at in (0..self.nodes.len()).filter(|at| !self.stopped.contains(at)).collect::<Vec<_>>() {
+            let wanted: Vec<u32> = self.nodes[at].replica.members_to_dial().map(|member| member.server_id).collect();
+            for server_id in wanted {
+                let is_it = |other: &usize| self.nodes[*other].config.server_id == server_id;
+                let Some(other) = (0..self.nodes.len()).find(is_it) else { continue };
+                let is_linked = self.links.values().any(|ends| ends.contains(&at) && ends.contains(&other));
+                if !is_linked && !self.broken.contains(&(at, other)) && !self.stopped.contains(&other) {
+                    self.connect(at, other);
+                }
+            }
+        }
+    }
+
+    /// Splits the nodes in two parts that cannot reach each other.
+    pub(crate) fn part(&mut self, one: &[usize]) {
+        for at in 0..self.nodes.len() {
+            for other in (0..self.nodes.len()).filter(|other| one.contains(&at) != one.contains(other)) {
+                self.broken.insert((at, other));
+                self.unlink_between(at, other);
+            }
+        }
+    }
+
+    /// All nodes can reach each other again.
+    pub(crate) fn mend(&mut self) {
+        self.broken.clear();
+    }
+
+    /// Ends a node's process; its links are lost.
+    pub(crate) fn stop(&mut self, at: usize) {
+        self.stopped.insert(at);
+        (0..self.nodes.len()).filter(|other| *other != at).for_each(|other| self.unlink_between(at, other));
+    }
+
+    /// How many links are up.
+    pub(crate) fn links_up(&self) -> usize {
+        self.links.len()
     }
 
     /// Each node performs what is due, then one frame of each wire is delivered.
@@ -185,8 +246,15 @@ impl Cluster {
             }
         }
         for (link, _) in closed {
+            self.flush(link, at);
             self.unlink(link);
         }
+    }
+
+    /// What a node said before it closed a link arrives.
+    fn flush(&mut self, link: LinkId, from: usize) {
+        let Some(to) = self.other_end(link, from) else { return };
+        while self.deliver(link, to) {}
     }
 
     fn serve(&mut self, at: usize) {

@@ -3,15 +3,17 @@
 
 use bytes::Bytes;
 use polyarch_crdt::{AppliedSet, ClusterKey, Dot, FieldPath, Hlc, Origin, SealedContext};
-use polyarch_protocol::catalog::{KeyspaceDefinition, KeyspaceKind, Member, MemberStatus, SystemRecord};
+use polyarch_protocol::catalog::{KeyspaceDefinition, KeyspaceKind, Member, MemberChange, MemberStatus, SystemRecord};
 use polyarch_protocol::client::{
-    ClientRequest, ClientResponse, KeyspaceView, RecordView, Refusal, Request, Response, ScanRequest, SiblingView,
-    Supersede, WriteChange, WriteRequest, Written,
+    ClientRequest, ClientResponse, EventView, KeyspaceView, RecordView, Refusal, Request, Response, ScanRequest,
+    SiblingView, Supersede, WriteChange, WriteRequest, Written,
 };
 use polyarch_protocol::peer::{
     ClusterId, FeedGroup, Heartbeat, Hello, PeerMessage, Refuse, RefuseReason, Subscribe, Twin,
 };
-use polyarch_protocol::{ChainHash, ChainHead, Change, Dependencies, Effect, KeyspaceId, LinkState, WriteSet};
+use polyarch_protocol::{
+    ChainHash, ChainHead, Change, Dependencies, Effect, KeyspaceId, LinkState, Topology, WriteSet,
+};
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -90,7 +92,7 @@ pub(crate) fn peer_message() -> impl Strategy<Value = PeerMessage> {
         refuse.prop_map(PeerMessage::Refuse),
         vec(link_state(), 0..4).prop_map(PeerMessage::LinkStates),
         vec(".{0,9}", 0..3).prop_map(|addresses| PeerMessage::Twin(Twin { addresses })),
-        Just(PeerMessage::Removed),
+        applied().prop_map(PeerMessage::Removed),
     ]
 }
 
@@ -145,6 +147,9 @@ pub(crate) fn request() -> impl Strategy<Value = ClientRequest> {
         Just(Request::Status),
         any::<u32>().prop_map(|server_id| Request::CutLink { server_id }),
         any::<u32>().prop_map(|server_id| Request::HealLink { server_id }),
+        topology().prop_map(Request::SetTopology),
+        (any::<u32>(), member_change()).prop_map(|(server_id, change)| Request::ChangeMember { server_id, change }),
+        any::<u32>().prop_map(|limit| Request::Events { limit }),
     ];
     (any::<u64>(), any::<u32>(), option::of(bytes()), request).prop_map(|(id, wait_ms, token, request)| ClientRequest {
         id,
@@ -173,6 +178,10 @@ pub(crate) fn response() -> impl Strategy<Value = ClientResponse> {
         }),
         vec(dot(), 0..3).prop_map(|applied| Response::Status(Box::new(status(applied)))),
         Just(Response::Done),
+        vec((any::<u64>(), any::<bool>(), ".{0,9}"), 0..3).prop_map(|events| {
+            let view = |(time_ms, alarm, text)| EventView { time_ms, alarm, text };
+            Response::Events(events.into_iter().map(view).collect())
+        }),
     ];
     let refusals: Vec<Refusal> = refusals().into_iter().map(|(_, refusal)| refusal).collect();
     let result = prop_oneof![ok.prop_map(Ok), prop::sample::select(refusals).prop_map(Err)];
@@ -181,18 +190,43 @@ pub(crate) fn response() -> impl Strategy<Value = ClientResponse> {
 
 pub(crate) fn system_record() -> impl Strategy<Value = SystemRecord> {
     prop_oneof![
-        (any::<u32>(), vec(".{0,9}", 0..3)).prop_map(|(server_id, addresses)| SystemRecord::Member(Member {
-            server_id,
-            name: "name".to_owned(),
-            addresses,
-            status: MemberStatus::Active
-        })),
+        member(any::<u32>()).prop_map(SystemRecord::Member),
+        topology().prop_map(SystemRecord::Topology),
         (".{0,9}", hlc()).prop_map(|(name, created)| SystemRecord::Keyspace(KeyspaceDefinition {
             name,
             kind: KeyspaceKind::Lww,
             created
         })),
         (any::<u32>(), any::<[u8; 32]>()).prop_map(|(id, secret)| SystemRecord::ClusterKey(ClusterKey { id, secret })),
+    ]
+}
+
+pub(crate) fn member(server_id: impl Strategy<Value = u32>) -> impl Strategy<Value = Member> {
+    use MemberStatus::{Active, Down, Draining, Joining, Removed};
+    let status = prop::sample::select(&[Active, Joining, Draining, Down, Removed][..]);
+    (server_id, ".{0,5}", vec(".{0,9}", 0..3), status).prop_map(|(server_id, name, addresses, status)| Member {
+        server_id,
+        name,
+        addresses,
+        status,
+    })
+}
+
+pub(crate) fn member_change() -> impl Strategy<Value = MemberChange> {
+    prop_oneof![
+        Just(MemberChange::Drain),
+        any::<bool>().prop_map(|force| MemberChange::Remove { force }),
+        Just(MemberChange::Rejoin),
+    ]
+}
+
+pub(crate) fn topology() -> impl Strategy<Value = Topology> {
+    let id = || prop_oneof![4 => 0..5_u32, 1 => any::<u32>()];
+    prop_oneof![
+        Just(Topology::Mesh),
+        Just(Topology::Ring),
+        vec(id(), 0..4).prop_map(|hubs| Topology::Star { hubs }),
+        vec((id(), id()), 0..6).prop_map(|edges| Topology::Custom { edges }),
     ]
 }
 

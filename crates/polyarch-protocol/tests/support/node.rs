@@ -2,12 +2,12 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use polyarch_crdt::{AppliedSet, CausalContext, ClusterKey, Dot, FieldPath, Hlc, Origin, Record, SealedContext, mv};
-use polyarch_protocol::catalog::KeyspaceKind;
+use polyarch_protocol::catalog::{KeyspaceKind, MemberChange, MemberStatus};
 use polyarch_protocol::client::{Refusal, Response, Supersede, WriteChange, WriteRequest, Written};
 use polyarch_protocol::peer::{ClusterId, FeedGroup, Heartbeat, Hello, PeerMessage, Subscribe};
 use polyarch_protocol::{
     Change, Dependencies, Durability, Effect, Event, Feed, FeedStep, Frontier, Input, KeyspaceId, Limits, LinkId, Now,
-    Output, RecordKey, Replica, ReplicaConfig, RequestTag, Storage, Timings, WriteSet, context_scope,
+    Output, RecordKey, Replica, ReplicaConfig, RequestTag, Storage, Timings, Topology, WriteSet, context_scope,
 };
 
 use super::storage::MemoryStorage;
@@ -213,6 +213,22 @@ impl Node {
     pub(crate) fn create_keyspace(&mut self, name: &str, kind: KeyspaceKind) -> Result<Written, Refusal> {
         let request = self.ask(|tag| Input::CreateKeyspace(tag, name.to_owned(), kind));
         self.written(request)
+    }
+
+    pub(crate) fn change_member(&mut self, server_id: u32, change: MemberChange) -> Result<Written, Refusal> {
+        let request = self.ask(|tag| Input::ChangeMember(tag, server_id, change));
+        self.written(request)
+    }
+
+    pub(crate) fn set_topology(&mut self, text: &str) -> Result<Written, Refusal> {
+        let topology: Topology = text.parse().expect("it is one");
+        let request = self.ask(|tag| Input::SetTopology(tag, topology));
+        self.written(request)
+    }
+
+    /// Where a member stands, as this node knows it.
+    pub(crate) fn sees(&self, server_id: u32) -> MemberStatus {
+        self.replica.catalog().member(server_id).expect("it is a member").status
     }
 
     pub(crate) fn status(&mut self) -> polyarch_protocol::client::StatusView {

@@ -116,7 +116,7 @@ pub(crate) fn peer_samples() -> Vec<(&'static str, PeerMessage)> {
             ]),
         ),
         ("twin", PeerMessage::Twin(Twin { addresses: vec!["10.0.0.1:7400".to_owned(), "10.0.0.2:7400".to_owned()] })),
-        ("removed", PeerMessage::Removed),
+        ("removed", PeerMessage::Removed(sample_applied())),
     ]
 }
 
