@@ -1,5 +1,7 @@
 //! The real binary, from certificates to a verified data directory: three nodes, every command, every exit status.
 
+#[path = "cli/cluster.rs"]
+mod cluster;
 mod support;
 
 use std::ffi::OsStr;
@@ -27,6 +29,11 @@ fn every_command_does_what_its_help_says() {
     what_is_refused_says_so(&cluster);
     what_cannot_be_printed_is_an_error_and_a_closed_pipe_is_none(&cluster);
     an_import_that_is_interrupted_says_how_far_it_came(&cluster);
+    cluster::a_topology_that_makes_no_sense_is_refused(&cluster);
+    cluster::a_topology_is_set_at_any_node_and_shown_by_all(&cluster);
+    cluster::a_member_is_drained_removed_and_taken_back(&cluster);
+    cluster::two_topologies_at_once_are_an_alarm_at_every_node(&cluster);
+    cluster::events_are_told_newest_last(&cluster);
     a_cut_link_makes_siblings_and_healing_shows_them(&cluster);
     a_node_that_is_gone_is_shown_and_missed(&mut cluster);
     a_stopped_node_verifies_and_its_log_can_be_read(&mut cluster);
@@ -185,7 +192,7 @@ fn what_is_refused_says_so(cluster: &Cluster) {
         .says("its key is empty");
     cluster.polyarch(["get", "notes", "k", "--profile", "no-such-file"]).exits(2).says("no-such-file");
     cluster.polyarch(["link", "cut", "2"]).exits(2).says("hint: the profile knows");
-    cluster.polyarch(["link", "cut", "9", "--node", &cluster.address(1)]).exits(3).says("no other member 9");
+    cluster.polyarch(["link", "cut", "9", "--node", &cluster.address(1)]).exits(3).says("member 9 is not known here");
     let nobody = cluster.unused_address();
     let unreachable = cluster.polyarch(["get", "notes", "k", "--node", &nobody, "--timeout", "300ms"]).exits(4);
     assert_eq!(unreachable.says("error: ").stderr.lines().count(), 2, "one line for the error, one for the hint");

@@ -567,15 +567,15 @@ pub(crate) struct MemberObject<'a> {
 }
 
 impl<'a> MemberObject<'a> {
-    /// All members that the node knows, itself among them, in order.
-    pub(crate) fn all(status: &'a StatusView) -> Vec<Self> {
+    /// All members that the node knows, itself among them, in order. Its own addresses it does not tell.
+    pub(crate) fn all(status: &'a StatusView, own_addresses: &'a [String]) -> Vec<Self> {
         let own = Self {
             server_id: status.server_id,
             name: &status.name,
             status: status.status.map(MemberStatus::as_str),
             reachable: true,
             linked: None,
-            addresses: &[],
+            addresses: own_addresses,
         };
         let peer = |peer: &'a polyarch_client::PeerView| Self {
             server_id: peer.server_id,
@@ -596,7 +596,7 @@ impl std::fmt::Display for MemberObject<'_> {
         let link = match (self.linked, self.reachable) {
             (None, _) => "this node",
             (Some(true), _) => "linked",
-            (Some(false), true) => "reached by others",
+            (Some(false), true) => "reached by way of others",
             (Some(false), false) => "not reached",
         };
         let status = self.status.unwrap_or("no member yet");

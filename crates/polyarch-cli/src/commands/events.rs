@@ -1,9 +1,12 @@
 //! `polyarch events`: what a node has told its operator.
 
+use std::num::NonZero;
+
 use clap::Args;
 use polyarch_client::EventView;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use time::format_description::well_known::Iso8601;
+use time::format_description::well_known::iso8601::{Config, EncodedConfig, TimePrecision};
 
 use crate::connection::ConnectionArguments;
 use crate::failure::Failure;
@@ -13,11 +16,13 @@ use crate::terminal::Output;
 /// Show what a node has told its operator: links, members, settings, alarms
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Each node keeps its own ledger, of what it saw. With --json, a line for each, newest last:
+Each node keeps its own ledger, of what it saw itself, also over restarts: the last 1,000 are shown at most. The same
+event is noted once a minute. \"this node\" in it is the one that answers: name it with --node. Newest last; with --json:
   {\"time_ms\", \"alarm\", \"text\"}
 
-Example:
-  polyarch events --node 127.0.0.1:7401 --limit 20")]
+Examples:
+  polyarch events --node 127.0.0.1:7401 --limit 20
+  polyarch events --node 127.0.0.1:7401 --alarms")]
 pub(crate) struct Events {
     /// At most so many, the newest
     #[arg(long, value_name = "N", default_value_t = 50)]
@@ -50,9 +55,14 @@ impl Events {
     }
 }
 
+/// As in RFC 3339, with all three digits of the milliseconds: one column.
+const TIME: &Iso8601<MILLISECONDS> = &Iso8601;
+const MILLISECONDS: EncodedConfig =
+    Config::DEFAULT.set_time_precision(TimePrecision::Second { decimal_digits: NonZero::new(3) }).encode();
+
 fn described(event: &EventView) -> String {
     let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(event.time_ms) * 1_000_000).ok();
-    let time = time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_else(|| event.time_ms.to_string());
+    let time = time.and_then(|time| time.format(TIME).ok()).unwrap_or_else(|| event.time_ms.to_string());
     let alarm = if event.alarm { "ALARM  " } else { "" };
     format!("{time}  {alarm}{}", event.text)
 }

@@ -4,11 +4,11 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use polyarch_client::{Client, MemberChange, MemberStatus, StatusView};
+use polyarch_client::{Client, Error, MemberChange, MemberStatus, PeerView, Refusal, StatusView};
 use tokio::time::sleep;
 
 use crate::commands::node::Found;
-use crate::connection::ConnectionArguments;
+use crate::connection::{Connection, ConnectionArguments};
 use crate::failure::Failure;
 use crate::json::{MemberObject, WrittenObject};
 use crate::terminal::Output;
@@ -23,10 +23,18 @@ const SAY_EVERY: u32 = 25;
 pub(crate) enum NodeCommand {
     /// List the members as a node knows them
     #[command(after_help = "\
-joining: new or back, not yet caught up; active; draining: takes no writes, hands over what it has; down: another
-member has all that it wrote, it may be stopped; removed: nobody has a link to it.
+joining    new or back, and not yet caught up; takes writes
+active     takes writes
+draining   takes no writes, and hands over what it has
+down       another member has all that it had; it may be stopped
+removed    no member any more; nobody has a link to it
 
-With --json, a line for each: {\"server_id\", \"name\", \"status\", \"reachable\", \"linked\", \"addresses\"}")]
+Each line: server id, name, status, how the node that answers reaches it, addresses. With --json:
+  {\"server_id\", \"name\", \"status\", \"reachable\", \"linked\", \"addresses\": [ADDR..]}
+\"linked\" is null for the node that answers; \"addresses\" of that one is where it answered.
+
+Example:
+  polyarch node list --node 127.0.0.1:7401")]
     List {
         /// Print JSON lines
         #[arg(long)]
@@ -35,10 +43,10 @@ With --json, a line for each: {\"server_id\", \"name\", \"status\", \"reachable\
     /// Make an empty data directory that of a new member; the same as `polyarch join`
     #[command(after_help = "Example:\n  polyarch node join --config certs/node-4.toml")]
     Join(Found),
-    /// Let a member take no more writes, and wait until another one has all that it wrote
+    /// Let a member take no more writes, and wait until another one has all that it has
     #[command(after_help = "\
-When this ends with status 0, the member may be stopped and removed without losing anything.
-`polyarch node rejoin` takes it back.
+When this ends with exit status 0, the member may be stopped and removed, and nothing is lost with it.
+`polyarch node rejoin` takes a drain back.
 
 Example:
   polyarch node drain 3")]
@@ -63,7 +71,11 @@ Example:
         force: bool,
     },
     /// Take a member back that was drained or removed; what only it has is handed on then
-    #[command(after_help = "Example:\n  polyarch node rejoin 3")]
+    #[command(after_help = "\
+One that was removed has no links: this has to be told to another member, and is where the profile names one.
+
+Example:
+  polyarch node rejoin 3")]
     Rejoin {
         #[command(flatten)]
         member: Which,
@@ -95,9 +107,13 @@ impl NodeCommand {
 impl Which {
     fn change(self, connection: ConnectionArguments, change: MemberChange, waits: bool) -> Result<(), Failure> {
         connection.run(async |connection| {
-            let written = connection.client.change_member(self.server_id, change).await?;
+            let client = match change {
+                MemberChange::Rejoin => told_of_rejoin(connection, self.server_id).await?,
+                _ => connection.client.clone(),
+            };
+            let written = client.change_member(self.server_id, change).await.map_err(not_changed)?;
             if waits {
-                until_down(&connection.client, self.server_id).await?;
+                until_down(&client, self.server_id).await?;
             }
             let mut output = Output::stdout();
             if self.json {
@@ -108,27 +124,64 @@ impl Which {
     }
 }
 
-/// Waits until another member has all that this one wrote. That it is down is the last of its own
-/// write sets, and write sets of one origin are applied in order: whoever knows it has all others.
+/// Whom to tell that a member rejoins: another one, if the one that answers is the member itself and was removed. It has
+/// no links, so nobody would hear of it from there.
+async fn told_of_rejoin(connection: &Connection, server_id: u32) -> Result<Client, Failure> {
+    let (asked, status) = connection.client.status_with_node().await?;
+    if status.server_id == server_id && status.status == Some(MemberStatus::Removed) {
+        for node in connection.nodes.iter().filter(|node| **node != asked) {
+            let client = connection.client.only(node);
+            if client.status().await.is_ok_and(|status| status.server_id != server_id) {
+                return Ok(client);
+            }
+        }
+    }
+    Ok(connection.client.clone())
+}
+
+fn not_changed(error: Error) -> Failure {
+    match error {
+        Error::Refused(Refusal::MemberIs(MemberStatus::Removed)) => {
+            Failure::from(error).hint("the others do not hear a member that was removed: name another one with --node")
+        }
+        _ => error.into(),
+    }
+}
+
+/// Waits until another member has all that this one has. It says that it is down when it knows that,
+/// and whoever answers must have heard it.
 async fn until_down(client: &Client, server_id: u32) -> Result<(), Failure> {
     for looked in 0_u32.. {
         let status = client.status().await?;
-        match status_of(&status, server_id).filter(|_| status.server_id != server_id) {
-            Some(MemberStatus::Down | MemberStatus::Removed) => break,
+        match status_of(&status, server_id) {
+            Some(MemberStatus::Down | MemberStatus::Removed) if is_known_elsewhere(&status, server_id) => break,
             Some(MemberStatus::Active | MemberStatus::Joining) if looked > 0 => {
                 return Err(Failure::refused(format_args!("member {server_id} was taken back while it was drained")));
             }
             _ if looked % SAY_EVERY == SAY_EVERY - 1 => {
-                let _ = writeln!(
-                    io::stderr(),
-                    "waiting for another member to have all that {server_id} wrote; Ctrl-C ends only the waiting"
-                );
+                let _ = writeln!(io::stderr(), "{}", waited_for(&status, server_id));
             }
             _ => {}
         }
         sleep(LOOK_EVERY).await;
     }
     Ok(())
+}
+
+/// Whether more than the member itself knows where it stands; it may be the one that answers.
+fn is_known_elsewhere(status: &StatusView, server_id: u32) -> bool {
+    status.server_id != server_id || status.peers.iter().any(|peer| peer.linked && peer.ahead == 0)
+}
+
+fn waited_for(status: &StatusView, server_id: u32) -> String {
+    let is_reached = |peer: &PeerView| peer.server_id == server_id && peer.reachable;
+    match status.server_id == server_id || status.peers.iter().any(is_reached) {
+        true => format!("waiting for another member to have all that {server_id} has; Ctrl-C ends only the waiting"),
+        false => format!(
+            "waiting for member {server_id}, which is not reached and hands over once it is; Ctrl-C ends only the waiting. \
+             If it is gone for good: `polyarch node remove {server_id} --force`"
+        ),
+    }
 }
 
 /// Where a member stands, as the node that answered knows it.
@@ -139,9 +192,10 @@ fn status_of(status: &StatusView, server_id: u32) -> Option<MemberStatus> {
 
 fn list(connection: ConnectionArguments, json: bool) -> Result<(), Failure> {
     connection.run(async |connection| {
-        let status = connection.client.status().await?;
+        let (node, status) = connection.client.status_with_node().await?;
+        let own_addresses = [node.as_str().to_owned()];
         let mut output = Output::stdout();
-        for member in MemberObject::all(&status) {
+        for member in MemberObject::all(&status, &own_addresses) {
             match json {
                 true => output.json(&member)?,
                 false => output.line(&member)?,

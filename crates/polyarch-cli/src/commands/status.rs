@@ -16,8 +16,10 @@ Asks any node of the profile, the one of --node, or each with --all. With --json
    \"writes_refused\", \"applied\": [GTID..], \"digest\", \"peers\": [{\"server_id\", \"name\", \"status\",
    \"addresses\", \"linked\", \"planned\", \"reachable\", \"links\": [ID..], \"cut\", \"behind\", \"ahead\",
    \"equal\", \"clock_offset_ms\"}], \"feeds\": [{\"origin\", \"from\", \"behind\", \"behind_ms\",
-   \"paused\"}], \"counters\": {\"written\", \"received\", \"skipped\", \"returned\", \"conflicts\", \"syncs\", \"log_bytes\", \"checkpoints\", \"link_bytes_sent\",
-   \"link_bytes_received\"}}
+   \"paused\"}], \"counters\": {\"written\", \"received\", \"skipped\", \"returned\", \"conflicts\", \"syncs\",
+   \"log_bytes\", \"checkpoints\", \"link_bytes_sent\", \"link_bytes_received\"}}
+A node knows how far the members are that it has a link to. Of the others \"behind\" and \"ahead\" are 0 and \"equal\" is
+null: ask their neighbours, or all with --all. \"skipped\" came again and was left; \"returned\" of that was its own.
 \"node\" is the address that answered, as it was dialled. Of a node that does not answer, --all prints
 {\"node\", \"error\"}, goes on, and ends with exit status 4. Nodes that have applied the same show the
 same \"applied\" and \"digest\".
@@ -105,8 +107,8 @@ impl Status {
         output.line(format_args!("  applied   {write_sets} write sets: {}", applied.join(", ")))?;
         output.line(format_args!("  digest    {}", status.digest))?;
         output.line(format_args!(
-            "  counters  {} written, {} received, {} skipped, {} conflicts, {} syncs, {} checkpoints",
-            c.written, c.received, c.skipped, c.conflicts, c.syncs, c.checkpoints
+            "  counters  {} written, {} received, {} skipped ({} of them its own), {} conflicts, {} syncs, {} checkpoints",
+            c.written, c.received, c.skipped, c.returned, c.conflicts, c.syncs, c.checkpoints
         ))?;
         output.line(format_args!(
             "  bytes     {} to the log, {} sent to members, {} received",
@@ -114,6 +116,11 @@ impl Status {
         ))?;
         status.peers.iter().try_for_each(|peer| output.line(format_args!("  member {}", described(peer))))?;
         status.feeds.iter().try_for_each(|feed| output.line(format_args!("  feed   {}", described_feed(feed))))?;
+        if status.peers.iter().any(is_out_of_knowledge) {
+            output.line(
+                "  note   how far members without a link are is not known here: `polyarch status --all` asks each",
+            )?;
+        }
         output.line("")
     }
 }
@@ -152,13 +159,13 @@ fn described(peer: &PeerView) -> String {
         (false, true, true, _) => "linked",
         (false, true, false, _) => "linked beside the plan",
         (false, false, true, _) => "NOT LINKED",
-        (false, false, false, true) => "reached by others",
+        (false, false, false, true) => "reached by way of others",
         (false, false, false, false) => "NOT REACHED",
     };
     let difference = match (peer.behind, peer.ahead, peer.equal) {
         (_, _, Some(true)) => "equal".to_owned(),
         (_, _, Some(false)) => "DIFFERENT DIGEST at equal applied-sets".to_owned(),
-        (0, 0, None) if !peer.linked => "not compared".to_owned(),
+        (0, 0, None) if !peer.linked => "not compared here".to_owned(),
         (0, 0, None) => "not known to differ".to_owned(),
         (behind, ahead, None) => format!("has {behind} write sets more, lacks {ahead}"),
     };
@@ -169,6 +176,11 @@ fn described(peer: &PeerView) -> String {
     };
     let (server_id, name, addresses) = (peer.server_id, &peer.name, peer.addresses.join(", "));
     format!("{server_id} ({name})  {standing}{link}, {difference}{clock}  ({addresses})")
+}
+
+/// Whether a member takes part and only others know how far it is.
+fn is_out_of_knowledge(peer: &PeerView) -> bool {
+    peer.reachable && !peer.linked
 }
 
 /// What the nodes that answered have in common.

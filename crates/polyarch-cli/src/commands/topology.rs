@@ -15,9 +15,9 @@ use crate::terminal::Output;
 pub(crate) enum TopologyCommand {
     /// Choose the topology of the whole cluster, while it runs
     #[command(after_help = "\
-Any node may be told; the others follow once they have heard of it, links first, data without a gap.
-Links that the new topology has no use for are closed a few seconds later. With --json:
-{\"gtid\", \"hlc\", \"token\"}
+Any node may be told; the others follow once they have heard of it: new links come up, then data goes over them, and
+links that are of no use any more are closed some seconds later. `polyarch topology show` shows how far that is.
+With --json: {\"gtid\", \"hlc\", \"token\"}
 
 Examples:
   polyarch topology set mesh
@@ -27,6 +27,8 @@ Examples:
     Set(Set),
     /// Draw the links as a node sees them
     #[command(after_help = "\
+A line and a column for each member, with # where two have a link. Of members that are not reached no links are known;
+they are planned for again once they are reached.
 With --json: {\"topology\", \"members\": [{\"server_id\", \"name\", \"status\", \"reachable\"}],
 \"links\": [{\"ends\": [ID, ID], \"planned\", \"up\"}]}
 
@@ -41,10 +43,10 @@ Example:
 
 #[derive(Debug, Args)]
 pub(crate) struct Set {
-    /// Which
+    /// Which links there shall be
     #[arg(value_enum)]
     kind: Kind,
-    /// For star: who may be the hub, best first [default: the smallest server id]
+    /// For star: who may be the hub, best first [default: the smallest server id that is reached]
     #[arg(long, value_name = "IDS", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     hubs: Vec<u32>,
     /// For custom: the links, as pairs of server ids
@@ -77,8 +79,10 @@ impl Set {
         if !self.hubs.is_empty() && self.kind != Kind::Star {
             return Err(Failure::usage("--hubs is for a star"));
         }
-        if self.edges.is_empty() != (self.kind != Kind::Custom) {
-            return Err(Failure::usage("--edges is for custom, which needs it"));
+        match (self.kind == Kind::Custom, self.edges.is_empty()) {
+            (true, true) => return Err(Failure::usage("custom needs --edges, the links, such as 1-2,2-3")),
+            (false, false) => return Err(Failure::usage("--edges is for custom")),
+            _ => {}
         }
         Ok(match self.kind {
             Kind::Mesh => Topology::Mesh,
@@ -109,7 +113,7 @@ impl TopologyCommand {
                 let mut output = Output::stdout();
                 match json {
                     true => output.json(&TopologyObject::of(&status, &shape))?,
-                    false => shape.draw(&status.topology, &mut output)?,
+                    false => shape.draw(&status, &mut output)?,
                 }
                 output.flush()
             }),
@@ -150,13 +154,17 @@ impl Shape {
         Self { planned: status.topology.edges(&live), members, up }
     }
 
-    fn draw(&self, topology: &Topology, output: &mut Output) -> Result<(), Failure> {
+    fn draw(&self, status: &StatusView, output: &mut Output) -> Result<(), Failure> {
         let (members, up) = (self.members.len(), self.up.len());
         let missing = self.planned.difference(&self.up).count();
         let beside = self.up.difference(&self.planned).count();
         output.line(format_args!(
-            "{topology}: {members} members, {up} links up, {missing} planned and not up, {beside} beside the plan"
+            "{}, as node {} sees it: {members} members, {up} links up, {missing} planned and not up, {beside} beside the plan",
+            status.topology, status.server_id
         ))?;
+        if status.status == Some(MemberStatus::Removed) {
+            output.line("this member was removed: it has no links, and does not see those of the others")?;
+        }
         let width = self.members.keys().map(|id| id.to_string().len()).max().unwrap_or(1);
         let heads: Vec<String> = self.members.keys().map(|id| format!("{id:>width$}")).collect();
         output.line(format_args!("\n  {:>width$}  {}", "", heads.join(" ")))?;
@@ -167,7 +175,7 @@ impl Shape {
             let reached = if member.reachable { "" } else { ", not reached" };
             output.line(format_args!("  {id:>width$}  {}   {} ({status}{reached})", cells.join(" "), member.name))?;
         }
-        output.line("\n  # link, o planned and not up, + beside the plan")
+        output.line("\n  # link, o planned and not up, + up beside the plan")
     }
 
     fn cell(&self, one: u32, two: u32) -> char {
