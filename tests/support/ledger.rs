@@ -52,6 +52,11 @@ impl Ledger {
         self.unknown.extend(other.unknown);
     }
 
+    /// The acknowledged writes.
+    pub(crate) fn all_acked(&self) -> &[Write] {
+        &self.acked
+    }
+
     pub(crate) fn acked_len(&self) -> usize {
         self.acked.len()
     }

@@ -69,11 +69,15 @@ impl Cluster {
     /// The same, with `settings` (TOML, sections only) at the end of each node's configuration.
     pub(crate) fn start_with(nodes: u32, settings: &str) -> Self {
         let mut cluster = Self::prepare(nodes);
-        for node in &mut cluster.nodes {
+        let begin = |node: &mut ClusterNode| {
             node.configure(settings);
             node.found();
             node.serve();
-        }
+        };
+        let (founder, others) = cluster.nodes.split_first_mut().expect("a cluster has a node");
+        begin(founder);
+        // As when a whole cluster is set up by a script: all join at once.
+        std::thread::scope(|scope| others.iter_mut().for_each(|node| _ = scope.spawn(move || begin(node))));
         cluster.wait_until_linked(EQUAL_MAX);
         cluster
     }
@@ -201,16 +205,34 @@ impl Cluster {
         self.on_links_of(server_id, &["heal", "--no-wait"]);
     }
 
-    /// Stops all nodes that run, in order.
+    /// Stops all nodes that run, each in order, all at once.
     pub(crate) fn stop(&mut self) {
-        for node in &mut self.nodes {
-            if node.is_running() {
-                node.stop();
-            }
-        }
+        let mut running: Vec<_> = self.nodes.iter_mut().filter_map(|n| n.is_running().then_some(n)).collect();
+        running.iter().for_each(|node| node.signal("TERM"));
+        running.iter_mut().for_each(|node| node.stopped());
     }
 
-    /// Checks the stopped nodes' data with `verify`: each is sound, and all hold the same history of every origin.
+    /// Takes the link between two nodes down, at both ends.
+    pub(crate) fn cut(&self, one: u32, other: u32) {
+        self.on_end(one, other, &["cut"]);
+        self.on_end(other, one, &["cut"]);
+    }
+
+    /// Lets the link between two nodes come up again.
+    pub(crate) fn mend(&self, one: u32, other: u32) {
+        // The first end that is healed would wait for the other.
+        self.on_end(one, other, &["heal", "--no-wait"]);
+        self.on_end(other, one, &["heal", "--no-wait"]);
+    }
+
+    /// `polyarch link` at one end.
+    pub(crate) fn on_end(&self, server_id: u32, peer: u32, verb: &[&str]) {
+        let (peer, node) = (peer.to_string(), self.address(server_id));
+        self.polyarch([&["link"], verb, &[peer.as_str(), "--node", node.as_str()]].concat()).ok();
+    }
+
+    /// Checks the stopped nodes' data with `verify`: each is sound, all hold the same history of every origin, and a log
+    /// that goes back to the beginning has each write set once.
     pub(crate) fn verify_equal_histories(&mut self) {
         let verify = |node: &ClusterNode| {
             let mut command = command();
@@ -222,14 +244,15 @@ impl Cluster {
             assert_eq!(pair[0]["chain_heads"], pair[1]["chain_heads"], "chains differ: {reports:#?}");
             assert_eq!(pair[0]["digest"], pair[1]["digest"], "digests differ: {reports:#?}");
         }
+        for report in reports.iter().filter(|report| report["from_the_beginning"] == true) {
+            assert_eq!(report["write_sets"].as_u64(), Some(write_sets(&report["applied"])), "{report:#?}");
+        }
     }
 
     fn on_links_of(&self, server_id: u32, verb: &[&str]) {
         for other in self.server_ids().into_iter().filter(|other| *other != server_id) {
-            for (at, peer) in [(server_id, other), (other, server_id)] {
-                let (peer, node) = (peer.to_string(), self.address(at));
-                self.polyarch([&["link"], verb, &[peer.as_str(), "--node", node.as_str()]].concat()).ok();
-            }
+            self.on_end(server_id, other, verb);
+            self.on_end(other, server_id, verb);
         }
     }
 }
@@ -332,6 +355,10 @@ impl ClusterNode {
     /// Stops its process in order, with SIGTERM.
     pub(crate) fn stop(&mut self) {
         self.signal("TERM");
+        self.stopped();
+    }
+
+    fn stopped(&mut self) {
         let status = self.wait(STOP_MAX);
         assert_eq!(status.code(), Some(0), "node {} stops in order", self.server_id);
     }
@@ -430,6 +457,12 @@ impl Finished {
 #[track_caller]
 pub(crate) fn eventually<T>(what: &str, within: Duration, look: impl FnMut() -> Option<T>) -> T {
     poll(within, look).unwrap_or_else(|| panic!("waited {within:?} for {what}"))
+}
+
+/// How many write sets are in an applied-set: the last GTID of each origin, as `--json` prints them.
+fn write_sets(applied: &Value) -> u64 {
+    let gtids = applied.as_array().expect("it is a list").iter().map(|gtid| gtid.as_str().expect("it is a GTID"));
+    gtids.map(|gtid| gtid.rsplit(':').next().and_then(|seq| seq.parse::<u64>().ok()).expect("it ends in a seq")).sum()
 }
 
 fn poll<T>(within: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {

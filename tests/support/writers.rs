@@ -25,7 +25,7 @@ impl Writers {
         let mut tasks = JoinSet::new();
         for (at, client) in clients.iter().enumerate() {
             for writer in 0..on_each {
-                let name = format!("{at}.{writer}");
+                let name = format!("{seed:x}.{at}.{writer}");
                 let rng = Rng(seed ^ ((at as u64) << 32) ^ (writer as u64 + 1));
                 tasks.spawn(work(client.with_timeout(Duration::from_secs(2)), keyspace, name, rng, stop.clone()));
             }

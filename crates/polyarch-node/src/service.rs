@@ -144,7 +144,8 @@ impl Stream {
             let held_until = self.held.as_ref().map(|held| held.until);
             tokio::select! {
                 biased;
-                received = self.answers.recv_many(&mut answers, 1_024), if !self.pending.is_empty() => {
+                // Without anything pending too: so a stream that is idle hears that the driver has ended.
+                received = self.answers.recv_many(&mut answers, 1_024) => {
                     if received == 0 {
                         return self.stop().await;
                     }

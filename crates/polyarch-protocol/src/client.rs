@@ -440,7 +440,9 @@ pub enum Refusal {
         max: u64,
     },
     /// The member takes no writes where it stands.
-    #[error("this member is {0}; ask another, or let it take writes again: tell another member with `polyarch node rejoin`")]
+    #[error(
+        "this member is {0}; ask another, or let it take writes again: tell another member with `polyarch node rejoin`"
+    )]
     MemberIs(MemberStatus),
     /// Another living process has this server id.
     #[error(

@@ -19,6 +19,8 @@ const TOLD_HOLD_MS: u64 = 15_000;
 /// Addresses of twins that are kept, and how long each may be: a peer says them.
 const TWIN_ADDRESSES_MAX: usize = 4;
 const TWIN_ADDRESS_CHARS_MAX: usize = 256;
+/// Where a twin is that only its link state told of.
+const ELSEWHERE: &str = "an address not known here";
 /// Processes of one server that another took the place of, at most, kept to know them again.
 const DISPLACED_MAX: usize = 8;
 
@@ -64,7 +66,7 @@ impl<S: Storage> Replica<S> {
                 Taken::OwnOutdated { twin, .. } => {
                     self.own_outdated = true;
                     if twin {
-                        let unknown = || vec![self.config.addresses.join(", "), "an address not known here".to_owned()];
+                        let unknown = || vec![self.config.addresses.join(", "), ELSEWHERE.to_owned()];
                         // A member that saw both says more.
                         let addresses = self.own_twins().map_or_else(unknown, <[String]>::to_vec);
                         self.hold_as_twin(&addresses, now);
@@ -173,7 +175,9 @@ impl<S: Storage> Replica<S> {
         let server_id = self.config.server_id;
         let shortened = |address: &String| address.chars().take(TWIN_ADDRESS_CHARS_MAX).collect();
         let addresses: Vec<String> = addresses.iter().take(TWIN_ADDRESSES_MAX).map(shortened).collect();
-        if self.twins.own.is_none() {
+        // Told again once where they are is known.
+        let is_told = self.own_twins().is_some_and(|told| !told.iter().any(|address| address == ELSEWHERE));
+        if !is_told && self.own_twins() != Some(&addresses[..]) {
             self.event(Event::Twin { server_id, addresses: addresses.clone() });
         }
         self.twins.own = Some((addresses, now.mono_ms.saturating_add(TOLD_HOLD_MS)));
