@@ -14,7 +14,7 @@ pub struct Bug {
 }
 
 /// All bugs there are.
-pub const BUGS: [Bug; 12] = [
+pub const BUGS: [Bug; 13] = [
     Bug { name: "no-sync", what: "the log says that it is synced and is not" },
     Bug { name: "no-sync-at-recovery", what: "what a start finds in the page cache is taken for durable" },
     Bug {
@@ -35,6 +35,7 @@ pub const BUGS: [Bug; 12] = [
         name: "context-apart-from-values",
         what: "a read's context comes from another look at the record than its values",
     },
+    Bug { name: "dials-everyone", what: "a driver dials all members, not those that the plan names" },
     Bug { name: "durable-instead-of-staged", what: "the coordinator looks at what is synced, not at what is staged" },
 ];
 

@@ -3,15 +3,15 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use polyarch_crdt::Dot;
-use polyarch_protocol::catalog::KeyspaceKind;
-use polyarch_protocol::{ChainHash, ChainHeads, Durability, KeyspaceId, RecordKey, WriteSet};
+use polyarch_protocol::catalog::{self, KeyspaceKind, MemberStatus, SystemRecord};
+use polyarch_protocol::{ChainHash, ChainHeads, Durability, KeyspaceId, RecordKey, Topology, WriteSet};
 
 use crate::invariants::no_resurrection::Graves;
 use crate::invariants::{
     Checked, Violation, acked_is_durable, applied_once_and_in_order, causal_order, gtid_never_two_payloads,
     interval_loses_a_suffix, supersedes_what_was_shown,
 };
-use crate::registers::{Meant, Registers, Seen, Written};
+use crate::registers::{Meant, Registers, Seen, Shown, Written};
 
 /// All that was seen from outside: who wrote what, who applied it when, who was told.
 #[derive(Debug, Default)]
@@ -210,6 +210,14 @@ impl History {
         }
     }
 
+    /// Whether a write set changed a record that another one changed too, neither having seen the other.
+    pub fn is_concurrent(&self, dot: Dot, key: &RecordKey) -> bool {
+        let changes = |written: &Written| written.changes.iter().any(|change| change.key == *key);
+        let Some(one) = self.writes.get(&dot).filter(|written| changes(written)) else { return false };
+        let mut others = self.writes.values().filter(|other| other.dot != dot && changes(other));
+        others.any(|other| !other.saw.includes(dot) && !one.saw.includes(other.dot))
+    }
+
     /// A client was told that its write is written.
     pub fn acked(&mut self, dot: Dot) {
         self.acked.insert(dot);
@@ -252,6 +260,32 @@ impl NodeHistory {
     /// What the node may show to peers: all that is synced.
     pub fn durable(&self) -> &Registers {
         &self.durable
+    }
+
+    /// What the cluster's own records say of a member, under all that the node was given. Where
+    /// others wrote while the member did, they wrote what an operator wants.
+    pub fn member_status(&self, server_id: u32) -> Option<MemberStatus> {
+        let live = self.staged.live(&RecordKey::new(KeyspaceId::SYSTEM, &catalog::member_key(server_id)));
+        let by_rank = |shown: &Shown| (shown.dot.origin.server_id != server_id, shown.hlc, shown.dot.origin);
+        match SystemRecord::decode(&live.into_iter().max_by_key(by_rank)?.value) {
+            Ok(SystemRecord::Member(member)) => Some(member.status),
+            _ => None,
+        }
+    }
+
+    /// What they say of the topology: mesh, unless it was set.
+    pub fn topology(&self) -> Topology {
+        let live = self.staged.live(&RecordKey::new(KeyspaceId::SYSTEM, &catalog::topology_key()));
+        let latest = live.into_iter().max_by_key(|shown| (shown.hlc, shown.dot.origin));
+        match latest.map(|shown| SystemRecord::decode(&shown.value)) {
+            Some(Ok(SystemRecord::Topology(topology))) => topology,
+            _ => Topology::Mesh,
+        }
+    }
+
+    /// What its log was given and has not synced.
+    pub fn unsynced(&self) -> &[Rc<Written>] {
+        &self.order[self.synced..]
     }
 
     /// All that its log was given, in order.

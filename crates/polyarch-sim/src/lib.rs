@@ -9,6 +9,7 @@
 //! - [`invariants`]: what must hold, one a file
 //! - [`registers`], [`History`]: what should be seen, worked out from the outside
 //! - [`script`], [`story`]: small worlds in which nothing happens but what is said
+//! - [`topologies`]: what each topology costs, counted in healthy clusters
 //! - [`bugs`]: bugs that a run can switch on, to show that it sees them
 //!
 //! **Architecture Invariant:** nothing here reads a wall clock, a random source of the system, or a
@@ -23,6 +24,7 @@ pub mod run;
 pub mod scenario;
 pub mod script;
 pub mod story;
+pub mod topologies;
 pub mod world;
 
 mod history;

@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 use polyarch_sim::Sink;
 use polyarch_sim::bugs::{self, BUGS, Bug};
 use polyarch_sim::run::{Totals, run_seed, run_seeds};
+use polyarch_sim::topologies::{self, Count};
 
 /// A seeded simulator of whole Polyarch clusters. Without a command it tells a short story.
 #[derive(Parser)]
@@ -47,6 +48,16 @@ enum Command {
         #[arg(long, value_parser = parse_bug)]
         bug: Option<Bug>,
     },
+    /// Count what each topology costs in a healthy cluster: links, crossings, messages, hops, time.
+    Topologies {
+        /// Numbers of nodes, with commas; at least 2 each.
+        #[arg(long, value_delimiter = ',', default_value = "3,5,9,16,32",
+              value_parser = clap::value_parser!(u64).range(2..=64))]
+        nodes: Vec<u64>,
+        /// Print a JSON array instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
     /// Run each seeded bug until it is caught (needs the feature `seeded-bugs`).
     Bugs {
         /// Seeds after which a bug counts as missed.
@@ -76,6 +87,7 @@ fn main() -> ExitCode {
         None => story(),
         Some(Command::Run { seeds, jobs, bug, failures }) => run(seeds, jobs, bug, failures),
         Some(Command::Replay { seed, trace, bug }) => replay(seed, trace, bug),
+        Some(Command::Topologies { nodes, json }) => count_topologies(&nodes, json),
         Some(Command::Bugs { seeds, jobs }) => catch_bugs(seeds, jobs),
     }
 }
@@ -122,6 +134,13 @@ fn print_totals(totals: &Totals, seconds: f64) {
         totals.starts,
         totals.virtual_ms as f64 / 3_600_000.0
     );
+    let topologies: Vec<String> = totals.topologies.iter().map(|(word, seeds)| format!("{seeds} {word}")).collect();
+    let acts: u64 = totals.acts.values().sum();
+    println!(
+        "topologies in the end: {}; {acts} acts of operators, {} removals known to all",
+        topologies.join(", "),
+        totals.removals
+    );
     if let (Some(operations), Some(faults)) = (totals.operations_min, totals.faults_min) {
         println!("each seed: at least {operations} operations and {faults} faults");
     }
@@ -139,6 +158,28 @@ fn replay(seed: u64, trace: bool, bug: Option<Bug>) -> ExitCode {
             println!("{failure}\n  trace hash {:016x}", failure.trace_hash);
             ExitCode::FAILURE
         }
+    }
+}
+
+fn count_topologies(nodes: &[u64], json: bool) -> ExitCode {
+    let counts: Vec<_> = nodes.iter().flat_map(|nodes| topologies::count_each(*nodes as usize)).collect();
+    let failed = counts.iter().filter_map(|count| count.as_ref().err());
+    failed.clone().for_each(|violation| eprintln!("{violation}"));
+    let counts: Vec<&Count> = counts.iter().filter_map(|count| count.as_ref().ok()).collect();
+    match json {
+        true => {
+            let objects: Vec<String> = counts.iter().map(|count| count.to_json()).collect();
+            println!("[{}]", objects.join(",\n "));
+        }
+        false => {
+            println!("{}", Count::HEAD);
+            counts.iter().for_each(|count| println!("{count}"));
+            println!("\n{}", topologies::how_it_is_counted());
+        }
+    }
+    match failed.count() {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Running seeds: one, or many on several threads.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,6 +10,7 @@ use std::thread;
 
 use crate::bugs::{self, Bug};
 use crate::invariants::Violation;
+use crate::scenario::Act;
 use crate::trace::Sink;
 use crate::world::{Report, World};
 
@@ -87,6 +89,12 @@ pub struct Totals {
     pub acked_and_lost: u64,
     /// Seeds in which a node joined late.
     pub late_joins: u64,
+    /// What operators did, by kind.
+    pub acts: BTreeMap<Act, u64>,
+    /// Times that all others knew of a member's removal.
+    pub removals: u64,
+    /// Seeds by the topology in the end, its first word.
+    pub topologies: BTreeMap<String, u64>,
     /// What broke, in the order of seeds.
     pub failures: Vec<Failure>,
 }
@@ -101,6 +109,10 @@ impl Totals {
         self.acked_and_lost += report.acked_and_lost as u64;
         self.late_joins += u64::from(report.joined_after > 0);
         self.virtual_ms += report.virtual_ms;
+        self.removals += report.removals as u64;
+        report.acts.iter().for_each(|(act, times)| *self.acts.entry(*act).or_default() += *times as u64);
+        let word = report.topology.split(':').next().unwrap_or_default();
+        *self.topologies.entry(word.to_owned()).or_default() += 1;
         let least = |old: Option<usize>, new: usize| Some(old.map_or(new, |old| old.min(new)));
         self.operations_min = least(self.operations_min, report.operations);
         self.faults_min = least(self.faults_min, report.fault_count());

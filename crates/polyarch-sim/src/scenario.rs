@@ -7,6 +7,9 @@ use polyarch_protocol::Durability;
 
 use crate::rng::Rng;
 
+/// Events after which a run that has not ended never does.
+const EVENTS_MAX: u64 = 3_000_000;
+
 /// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Fault {
@@ -82,6 +85,44 @@ const FAULTS: [(Fault, u64); 22] = [
     (Fault::SetBack, 3),
 ];
 
+/// A kind of topology. Which hubs or links is drawn when it is set, over the members there are then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Shape {
+    /// Every member with every other.
+    Mesh,
+    /// Each with the next.
+    Ring,
+    /// One hub, whoever comes first.
+    Star,
+    /// One hub, of those that are named if one of them can be reached.
+    StarWithHubs,
+    /// Links that are drawn, and that lead from everyone to everyone.
+    Custom,
+}
+
+/// Topologies, with how often each is drawn.
+pub(crate) const SHAPES: [(Shape, u64); 5] =
+    [(Shape::Mesh, 10), (Shape::Ring, 4), (Shape::Star, 2), (Shape::StarWithHubs, 2), (Shape::Custom, 4)];
+
+/// What an operator does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Act {
+    /// Sets another topology.
+    SwitchTopology,
+    /// Two operators set two topologies at the same time.
+    SwitchTwoTopologies,
+    /// Drains a member.
+    Drain,
+    /// Removes a member with force, most times one that is cut off.
+    Remove,
+    /// Takes back who was drained or removed.
+    Rejoin,
+}
+
+/// All acts, with how often each is drawn.
+const ACTS: [(Act, u64); 5] =
+    [(Act::SwitchTopology, 4), (Act::SwitchTwoTopologies, 2), (Act::Drain, 3), (Act::Remove, 3), (Act::Rejoin, 6)];
+
 /// What a client does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
@@ -131,6 +172,16 @@ pub struct Scenario {
     pub fault_lasts_us: (u64, u64),
     /// How long a node stays down.
     pub down_us: (u64, u64),
+    /// The topology that is set once clients begin.
+    pub shape: Shape,
+    /// What operators do, with weights; in many runs nothing.
+    pub acts: Vec<(Act, u64)>,
+    /// Time between two of their acts.
+    pub act_gap_us: (u64, u64),
+    /// Nodes that everybody dials who has no link: the first so many.
+    pub seeds_max: usize,
+    /// Events after which a run that has not ended never does.
+    pub events_max: u64,
     /// How long messages take.
     pub delay_us: (u64, u64),
     /// How long some messages take.
@@ -192,7 +243,7 @@ pub struct Scenario {
 impl Scenario {
     /// Draws a world.
     pub fn draw(rng: &mut Rng) -> Self {
-        let nodes = rng.weighted(&[(2, 15), (3, 65), (4, 20)]);
+        let nodes = rng.weighted(&[(2, 12), (3, 53), (4, 20), (5, 15)]);
         let removes_log = rng.chance(350);
         let mut fault_kinds = swarm(rng, &FAULTS, 250);
         if removes_log {
@@ -209,6 +260,11 @@ impl Scenario {
             durability: draw_durability(rng, nodes),
             sync_interval_us: rng.weighted(&[(5_000, 2), (100_000, 4), (1_000_000, 2), (4_000_000, 1)]),
             joins_late_us: rng.chance(200).then(|| rng.between((500_000, 10_000_000))),
+            shape: rng.weighted(&SHAPES),
+            acts: draw_acts(rng, removes_log),
+            act_gap_us: rng.weighted(&[((200_000, 2_000_000), 3), ((1_000_000, 6_000_000), 3)]),
+            seeds_max: nodes,
+            events_max: EVENTS_MAX,
             is_scripted: false,
             fault_gap_us: rng.weighted(&[((50_000, 800_000), 5), ((200_000, 2_000_000), 4), ((1_000, 200_000), 1)]),
             fault_lasts_us: rng.weighted(&[((50_000, 1_000_000), 4), ((500_000, 6_000_000), 4)]),
@@ -250,6 +306,19 @@ impl Scenario {
 }
 
 impl Scenario {
+    /// A quiet world to count in: links of one delay, and every node but the first dials that one.
+    pub fn counted(nodes: usize, delay_us: u64) -> Self {
+        Self {
+            delay_us: (delay_us, delay_us),
+            seeds_max: 1,
+            events_max: u64::MAX,
+            feed_group_bytes: 256 << 10,
+            segment_bytes: 1 << 20,
+            checkpoint_gap_us: (5_000_000, 6_000_000),
+            ..Self::scripted(nodes)
+        }
+    }
+
     /// A quiet world for a script: nothing happens but what it says.
     pub fn scripted(nodes: usize) -> Self {
         Self {
@@ -268,6 +337,11 @@ impl Scenario {
             durability: vec![Durability::Sync; nodes],
             sync_interval_us: 0,
             joins_late_us: None,
+            shape: Shape::Mesh,
+            acts: Vec::new(),
+            act_gap_us: (0, 0),
+            seeds_max: nodes,
+            events_max: EVENTS_MAX,
             sync_us: (200, 400),
             inputs_max: 16,
             link_patience_us: 500_000,
@@ -303,6 +377,17 @@ fn draw_durability(rng: &mut Rng, nodes: usize) -> Vec<Durability> {
     drawn.collect()
 }
 
+/// In half of the worlds operators do nothing. Log that every member has may be log that a removed
+/// one lacks: where it goes nobody is removed.
+fn draw_acts(rng: &mut Rng, removes_log: bool) -> Vec<(Act, u64)> {
+    let mut acts = match rng.chance(500) {
+        true => swarm(rng, &ACTS, 200),
+        false => Vec::new(),
+    };
+    acts.retain(|(act, _)| !(removes_log && *act == Act::Remove));
+    acts
+}
+
 /// Leaves out some of `items`, `permille` of each 1,000, and draws new weights for the others.
 /// The first item stays, so that there is always one.
 fn swarm<T: Copy>(rng: &mut Rng, items: &[(T, u64)], permille: u64) -> Vec<(T, u64)> {
@@ -320,6 +405,18 @@ fn swarm<T: Copy>(rng: &mut Rng, items: &[(T, u64)], permille: u64) -> Vec<(T, u
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn half_the_worlds_are_no_mesh_and_in_half_operators_are_at_work() {
+        let mut rng = Rng::new(1);
+        let worlds: Vec<Scenario> = (0..1_000).map(|_| Scenario::draw(&mut rng)).collect();
+        let of = |is: &dyn Fn(&Scenario) -> bool| worlds.iter().filter(|world| is(world)).count();
+        assert!((400..600).contains(&of(&|world| world.shape == Shape::Mesh)));
+        assert!((400..600).contains(&of(&|world| world.acts.is_empty())));
+        let removes = |world: &Scenario| world.acts.iter().any(|(act, _)| *act == Act::Remove);
+        assert!(of(&removes) > 150);
+        assert_eq!(of(&|world| world.removes_log && removes(world)), 0);
+    }
 
     #[test]
     fn most_worlds_sync_first_and_the_others_are_mixed_or_interval_alone() {

@@ -11,12 +11,16 @@
 //!   last `get` of the key had shown, with `beside` nothing
 //! - `N delete KEYSPACE/KEY`, with the same endings
 //! - `N get KEYSPACE/KEY` prints `N KEYSPACE/KEY: VALUES`
+//! - `N topology TOPOLOGY`, `N drain M`, `N remove M` (with force) and `N rejoin M` print why they are
+//!   refused, if they are; `links` prints the links that are up
 //! - `cut N M`, `heal`, `power-cut N`, `rest` (lets a few seconds pass), and `digests`, which prints whether all nodes are equal
 //!
 //! The API may change under them; scripts stay. All invariants of [`crate::invariants`] are checked
 //! at every step.
 
 use std::fmt::Write;
+
+use polyarch_protocol::catalog::MemberChange;
 
 use crate::invariants::Violation;
 use crate::trace::Sink;
@@ -57,6 +61,23 @@ fn perform(world: &mut World, nodes: usize, statement: &str) -> Result<Option<St
             let are_equal = standings.windows(2).all(|pair| pair[0] == pair[1]);
             Ok(Some(if are_equal { "digests: equal" } else { "digests: different" }.to_owned()))
         }
+        ["links"] => {
+            let name = |at: usize| char::from(b'a' + at as u8);
+            let links: Vec<_> = world.links().into_iter().map(|(a, b)| format!("{}-{}", name(a), name(b))).collect();
+            Ok(Some(format!("links: {}", links.join(" "))))
+        }
+        [name, "topology", topology] => {
+            let topology = topology.parse().map_err(|_| unreadable())?;
+            refused(name, &world.order_topology(on(name)?, topology)?)
+        }
+        [name, verb @ ("drain" | "remove" | "rejoin"), member] => {
+            let change = match *verb {
+                "drain" => MemberChange::Drain,
+                "remove" => MemberChange::Remove { force: true },
+                _ => MemberChange::Rejoin,
+            };
+            refused(name, &world.order_change(on(name)?, on(member)?, change)?)
+        }
         [name, "get", path] => {
             let (keyspace, key) = path.split_once('/').ok_or_else(unreadable)?;
             let values = world.read_values(on(name)?, keyspace, key)?;
@@ -76,8 +97,12 @@ fn perform(world: &mut World, nodes: usize, statement: &str) -> Result<Option<St
                 _ => (rest, None),
             };
             let said = world.write(on(name)?, keyspace, key, value, replace)?;
-            Ok((said != "ok").then(|| format!("{name} {path}: {said}")))
+            refused(&format!("{name} {path}"), &said)
         }
         _ => Err(unreadable()),
     }
+}
+
+fn refused(what: &str, said: &str) -> Result<Option<String>, Violation> {
+    Ok((said != "ok").then(|| format!("{what}: {said}")))
 }

@@ -71,6 +71,64 @@ const SCRIPTS: &[Script] = &[
         script: "cut a c; a put carts/k=1; rest; a put carts/k=2; rest; b get carts/k; c get carts/k",
         prints: &["b carts/k: 2", "c carts/k: 2"],
     },
+    Script {
+        name: "a topology is switched while the cluster serves, and what is written goes on to everyone",
+        nodes: 4,
+        script: "links; a topology ring; heal; links; a put carts/k=1; rest; c get carts/k
+                 c topology star:2; heal; links; a put carts/k=2; rest; d get carts/k
+                 d topology custom:1-2,2-3,3-4; heal; links; a put carts/k=3; rest; d get carts/k; digests",
+        prints: &[
+            "links: a-b a-c a-d b-c b-d c-d",
+            "links: a-b a-d b-c c-d",
+            "c carts/k: 1",
+            "links: a-b b-c b-d",
+            "d carts/k: 2",
+            "links: a-b b-c c-d",
+            "d carts/k: 3",
+            "digests: equal",
+        ],
+    },
+    Script {
+        name: "a ring that is broken is bypassed, and closes again",
+        nodes: 4,
+        script: "a topology ring; heal; cut b c; cut b a; a put carts/k=1; b put carts/j=1; rest; rest; links
+                 b get carts/k; c get carts/j; heal; links; digests",
+        prints: &["links: a-d b-d c-d", "b carts/k: 1", "c carts/j: 1", "links: a-b a-d b-c c-d", "digests: equal"],
+    },
+    Script {
+        name: "a topology that cannot serve the members is refused",
+        nodes: 3,
+        script: "a topology custom:1-2; b topology star:9; links",
+        prints: &[
+            "a: no way leads from member 1 to member 3; add a link that joins the two parts",
+            "b: 9 is not a member of this cluster",
+            "links: a-b a-c b-c",
+        ],
+    },
+    Script {
+        name: "a drained member takes no writes until it rejoins",
+        nodes: 3,
+        script: "a drain c; rest; c put carts/k=1; c get carts/k; c rejoin c; rest; c put carts/k=2; c get carts/k",
+        prints: &[
+            "c carts/k=1: this member is down; ask another, or let it take writes again: tell another member with `polyarch node rejoin`",
+            "c carts/k: nothing",
+            "c carts/k: 2",
+        ],
+    },
+    Script {
+        name: "what only a removed member has stays with it, and comes when it rejoins",
+        nodes: 3,
+        script:
+            "cut a c; cut b c; c put carts/k=1; a remove c; c put carts/k=2 beside; heal; a get carts/k; c put carts/k=3
+                 b rejoin c; heal; a get carts/k; digests; links",
+        prints: &[
+            "a carts/k: nothing",
+            "c carts/k=3: this member is removed; ask another, or let it take writes again: tell another member with `polyarch node rejoin`",
+            "a carts/k: 1, 2",
+            "digests: equal",
+            "links: a-b a-c b-c",
+        ],
+    },
 ];
 
 #[test]

@@ -23,6 +23,9 @@ fn every_seed_keeps_all_invariants() {
     assert!(totals.faults_min >= Some(15), "{:?}", totals.faults_min);
     assert!(totals.acked_and_lost > 0, "no interval node lost anything");
     assert!(totals.late_joins > 0, "no node joined late");
+    assert_eq!(totals.topologies.len(), 4, "{:?}", totals.topologies);
+    assert_eq!(totals.acts.len(), 5, "{:?}", totals.acts);
+    assert!(totals.removals > 0, "no removal was ever known to all others");
 }
 
 #[test]

@@ -1,9 +1,8 @@
 //! What goes wrong, when, and how it ends.
 
-use polyarch_protocol::{Input, RequestTag};
+use polyarch_protocol::Input;
 use polyarch_store::state::Rollback;
 
-use super::nodes::ADMIN;
 use super::{Event, Phase, World};
 use crate::invariants::Checked;
 use crate::scenario::Fault;
@@ -162,7 +161,7 @@ impl World {
     }
 
     /// Closes directions for a while. Links that stay silent for too long break.
-    fn block(&mut self, directions: Vec<(usize, usize)>) {
+    pub(super) fn block(&mut self, directions: Vec<(usize, usize)>) {
         for (from, to) in &directions {
             self.network.block(*from, *to);
         }
@@ -223,11 +222,6 @@ impl World {
         self.lasts(Lasting::OperatorCut(at, server_id));
     }
 
-    fn admin_tag(&mut self) -> RequestTag {
-        self.requests_made += 1;
-        RequestTag { connection: ADMIN, request: self.requests_made }
-    }
-
     /// Takes an image of a disk, or puts the one taken before in its place.
     fn set_back(&mut self, at: usize) -> Result<bool, crate::invariants::Violation> {
         let server_id = self.nodes[at].server_id;
@@ -241,6 +235,7 @@ impl World {
                 self.stop(at, End::Kill)?;
                 self.nodes[at].devices.restore(&image);
                 self.history.set_back(at, history);
+                self.forget_removal();
                 self.armed[at] = Armed::default();
                 Ok(true)
             }
@@ -319,7 +314,7 @@ impl World {
     /// Ends all faults.
     pub(super) fn heal(&mut self) -> Checked {
         self.note(format_args!("all faults end"));
-        self.phase = Phase::Liveness { until_us: u64::MAX };
+        self.phase = Phase::Liveness { until_us: u64::MAX, rest_since_us: None };
         self.network.unblock_all();
         self.network.extra_delay_us = 0;
         // A slow network and disks are faults too: the bound is for what the protocol adds to them.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
+use polyarch_crdt::seeded_bug;
 use polyarch_protocol::peer::{FeedGroup, PeerMessage};
 use polyarch_protocol::{FeedStep, Input, LinkId};
 
@@ -45,6 +46,7 @@ impl World {
                 self.push_input(at, Input::Message(LinkId(link), message), None);
             }
             Parcel::Group { stream, frame } => {
+                self.meter_arrival(at, link, &frame);
                 if let Some(end) = self.end(at, link) {
                     end.arrived.push_back((stream, frame));
                 }
@@ -99,6 +101,7 @@ impl World {
                 serving.in_flight += 1;
                 self.check_leaving_group(at, &group)?;
                 let frame = Bytes::from(group.encode());
+                self.meter_group(&group, &frame);
                 self.send(at, link, Parcel::Group { stream, frame });
                 self.after(20, Event::PollFeed { at, boot, link });
             }
@@ -129,6 +132,9 @@ impl World {
         let mut wanted: BTreeSet<usize> =
             process.replica.members_to_dial().map(|member| member.server_id as usize - 1).collect();
         if process.links.is_empty() {
+            wanted.extend((0..self.scenario.seeds_max).filter(|to| *to != at));
+        }
+        if seeded_bug("dials-everyone") {
             wanted.extend((0..self.nodes.len()).filter(|to| *to != at));
         }
         for end in process.links.values() {
@@ -179,6 +185,15 @@ impl World {
             self.push_input(at, input, None);
         }
         Ok(())
+    }
+
+    /// Takes a link down once what was said on its control stream has been heard, as the real node does.
+    pub(super) fn close_link(&mut self, at: usize, link: u64) {
+        let to = self.end(at, link).map(|end| 1 - end.side);
+        match to.and_then(|side| self.network.control_arrives_us(link, side)).filter(|us| *us >= self.now_us) {
+            Some(arrives_us) => self.after(arrives_us + 1 - self.now_us, Event::CloseLink { link }),
+            None => self.break_link(link),
+        }
     }
 
     /// Takes a link down; both ends learn it soon.

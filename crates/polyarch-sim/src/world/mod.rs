@@ -4,10 +4,13 @@
 //! were scheduled; everything else is drawn from the seed. So a seed is a run.
 
 mod clients;
+mod counted;
 mod faults;
 mod links;
+mod meter;
 mod network;
 mod nodes;
+mod operators;
 mod scripted;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,10 +33,12 @@ use crate::invariants::{
 use crate::node::{Node, WallClock};
 use crate::registers::{Registers, Seen, shown_of};
 use crate::rng::Rng;
-use crate::scenario::{Fault, Scenario};
+use crate::scenario::{Act, Fault, Scenario};
 use crate::trace::{Sink, Trace};
 use clients::Client;
+use meter::Meter;
 use network::{Network, Parcel};
+use operators::Operators;
 pub use scripted::Replace;
 
 /// The cluster's id in every run.
@@ -42,8 +47,8 @@ const CLUSTER: ClusterId = ClusterId(0x9019_a7c4);
 const CONVERGENCE_BOUND_MS: u64 = 30_000;
 /// A run that has not ended by then never does.
 const RUN_MAX_US: u64 = 900_000_000;
-/// The same, in events.
-const EVENTS_MAX: u64 = 3_000_000;
+/// How long all must have been equal and linked as planned before it counts as rest.
+const REST_US: u64 = 1_000_000;
 
 /// What a run did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -54,6 +59,12 @@ pub struct Report {
     pub operations: usize,
     /// Faults that happened, by kind.
     pub faults: BTreeMap<Fault, usize>,
+    /// What operators did, by kind.
+    pub acts: BTreeMap<Act, usize>,
+    /// Times that all others knew of a member's removal.
+    pub removals: usize,
+    /// The topology in the end.
+    pub topology: String,
     /// Writes that clients were told are written.
     pub acked: usize,
     /// Write sets applied, over all nodes.
@@ -103,6 +114,9 @@ pub struct World {
     dials: BTreeSet<(usize, usize)>,
     images: Vec<Option<(Image, NodeHistory)>>,
     armed: Vec<faults::Armed>,
+    operators: Operators,
+    /// What crosses links, while anyone counts.
+    meter: Option<Meter>,
     report: Report,
     requests_made: u64,
 }
@@ -128,7 +142,12 @@ enum Phase {
     /// Nothing but what a script says.
     Scripted,
     /// No more faults: all must become equal.
-    Liveness { until_us: u64 },
+    Liveness {
+        /// By then they must be.
+        until_us: u64,
+        /// Since when they are, without interruption.
+        rest_since_us: Option<u64>,
+    },
     /// Over.
     Done,
 }
@@ -154,6 +173,8 @@ enum Event {
     Deliver { link: u64, side: usize, parcel: Parcel },
     /// A process learns that a link is gone.
     LinkDown { at: usize, boot: u64, link: u64 },
+    /// The last that was said on a link has been heard.
+    CloseLink { link: u64 },
     /// A link was silent for too long.
     Impatience { link: u64 },
     /// A node's process is started.
@@ -164,6 +185,12 @@ enum Event {
     Fault,
     /// A fault ends.
     FaultEnds(faults::Lasting),
+    /// The seed's topology is set.
+    SetTopology,
+    /// An operator does something.
+    Act,
+    /// An operator removes a member.
+    Remove { at: usize },
     /// A client does something.
     Step { client: usize },
     /// A request comes to a node.
@@ -225,6 +252,8 @@ impl World {
             is_founded: false,
             founding: Seen::default(),
             dials: BTreeSet::new(),
+            operators: Operators::default(),
+            meter: None,
             report: Report::default(),
             requests_made: 0,
         }
@@ -254,7 +283,7 @@ impl World {
         };
         self.now_us = at_us;
         self.report.events += 1;
-        if self.now_us > RUN_MAX_US || self.report.events > EVENTS_MAX {
+        if self.now_us > RUN_MAX_US || self.report.events > self.scenario.events_max {
             let what = format!(
                 "no end after {} ms and {} events in {:?}",
                 self.now_us / 1_000,
@@ -274,6 +303,7 @@ impl World {
             acked_and_lost: self.history.acked_and_lost_count(),
             applied: (0..self.nodes.len()).map(|at| self.history.node(at).order().len()).sum(),
             virtual_ms: self.now_us / 1_000,
+            topology: self.history.node(0).topology().to_string(),
             ..self.report.clone()
         }
     }
@@ -298,11 +328,27 @@ impl World {
             Event::Connect { from, to } => self.connect(from, to),
             Event::Deliver { link, side, parcel } => self.deliver(link, side, parcel),
             Event::LinkDown { at, boot, link } => self.link_down(at, boot, link),
+            Event::CloseLink { link } => {
+                self.break_link(link);
+                Ok(())
+            }
             Event::Impatience { link } => self.lose_patience(link),
             Event::Start { at } => self.start(at),
             Event::Stop { at, boot, how } => self.stop_if(at, boot, how),
             Event::Fault => self.fault(),
             Event::FaultEnds(lasting) => self.fault_ends(lasting),
+            Event::SetTopology => {
+                self.set_first_topology();
+                Ok(())
+            }
+            Event::Act => {
+                self.act();
+                Ok(())
+            }
+            Event::Remove { at } => {
+                self.remove(at);
+                Ok(())
+            }
             Event::Step { client } => self.client_steps(client),
             Event::Request { at, client, request, frame } => self.request_arrives(at, client, request, frame),
             Event::Answer { client, request, frame } => self.answer_arrives(client, request, &frame),
@@ -333,12 +379,14 @@ impl World {
             Phase::Safety => {
                 let is_enough = self.report.operations >= self.scenario.operations
                     && self.report.fault_count() >= self.scenario.faults;
+                self.review_removal();
                 if is_enough {
                     self.heal()?;
-                    self.phase = Phase::Liveness { until_us: self.now_us + CONVERGENCE_BOUND_MS * 1_000 };
+                    let until_us = self.now_us + CONVERGENCE_BOUND_MS * 1_000;
+                    self.phase = Phase::Liveness { until_us, rest_since_us: None };
                 }
             }
-            Phase::Liveness { until_us } => self.review_liveness(until_us)?,
+            Phase::Liveness { until_us, rest_since_us } => self.review_liveness(until_us, rest_since_us)?,
             Phase::Scripted | Phase::Done => {}
         }
         if self.phase != Phase::Done {
@@ -373,12 +421,14 @@ impl World {
             }
             let gap_us = self.between(self.scenario.fault_gap_us);
             self.after(gap_us, Event::Fault);
+            self.operators_begin();
             return;
         }
         self.create_missing_keyspaces();
     }
 
-    fn review_liveness(&mut self, until_us: u64) -> Checked {
+    fn review_liveness(&mut self, until_us: u64, rest_since_us: Option<u64>) -> Checked {
+        self.rejoin_all();
         let is_quiet = self.clients.iter().all(Client::is_quiet)
             && self.nodes.iter().all(|node| {
                 let process = node.process.as_ref();
@@ -386,16 +436,21 @@ impl World {
             });
         let sets: Vec<&Seen> = (0..self.nodes.len()).map(|at| self.history.node(at).durable().seen()).collect();
         let are_equal = sets.windows(2).all(|pair| pair[0] == pair[1]);
-        if is_quiet && are_equal {
+        // A tick that waits to be handled disturbs no rest, but only what is handled can be looked at.
+        let is_rest = are_equal && self.check_order().is_ok();
+        let rest_since_us = is_rest.then(|| rest_since_us.unwrap_or(self.now_us));
+        if is_quiet && rest_since_us.is_some_and(|since_us| self.now_us - since_us >= REST_US) {
             self.check_end()?;
             self.phase = Phase::Done;
             return Ok(());
         }
         if self.now_us < until_us {
+            self.phase = Phase::Liveness { until_us, rest_since_us };
             return Ok(());
         }
         let nodes: Vec<(u32, &Seen)> = self.nodes.iter().map(|node| node.server_id).zip(sets).collect();
         converges::check(CONVERGENCE_BOUND_MS, &nodes)?;
+        self.check_order()?;
         Err(Violation::new(converges::NAME, format!("no rest {CONVERGENCE_BOUND_MS} ms after all faults ended")))
     }
 

@@ -104,6 +104,11 @@ impl Network {
         Some(*last)
     }
 
+    /// When the last control parcel to `side` arrives that was sent.
+    pub(super) fn control_arrives_us(&self, id: u64, side: usize) -> Option<u64> {
+        self.links.get(&id)?.arrivals[side].get(&0).copied()
+    }
+
     /// Whether a parcel that is due may be delivered; if the direction is closed it is held.
     pub(super) fn deliver(&mut self, id: u64, side: usize, parcel: &Parcel) -> Option<(usize, u64)> {
         let (from, to) = self.direction(id, side)?;

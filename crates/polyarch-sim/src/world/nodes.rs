@@ -2,9 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use polyarch_protocol::catalog::topology_key;
 use polyarch_protocol::client::ClientResponse;
 use polyarch_protocol::peer::PeerMessage;
-use polyarch_protocol::{ChainHeads, Durability, Input, Limits, LinkId, LogSource, Output, ReplicaConfig, Timings};
+use polyarch_protocol::{
+    ChainHeads, Durability, Input, KeyspaceId, Limits, LinkId, LogSource, Output, RecordKey, ReplicaConfig, Timings,
+};
 use polyarch_store::{CheckpointConfig, StoreConfig};
 
 use super::faults::End;
@@ -12,7 +15,7 @@ use super::network::Parcel;
 use super::{CLUSTER, Event, KEYSPACES, Phase, World};
 use crate::history::Intent;
 use crate::invariants::{
-    Checked, Violation, applied_once_and_in_order, no_alarm_without_cause, node_always_starts,
+    Checked, Violation, applied_once_and_in_order, drained_takes_no_writes, no_alarm_without_cause, node_always_starts,
     nothing_leaves_before_durable, register_shows_unsuperseded,
 };
 use crate::node::Serving;
@@ -194,6 +197,7 @@ impl World {
         match synced {
             Ok(end) => {
                 process.durable_end = end;
+                self.meter_synced(at);
                 self.history.synced(at);
                 self.history.published(at);
                 self.handle(at, Input::Durable(end), None)?;
@@ -271,8 +275,17 @@ impl World {
         let mut changed = BTreeSet::new();
         for bytes in &appended {
             let written = self.history.appended(at, server_id, bytes, intent)?;
+            if let Some(removed) = &self.operators.removed {
+                removed.check(server_id, written.dot)?;
+            }
+            if intent.is_some() {
+                self.meter_written(written.dot, bytes.len());
+            }
             changed.extend(written.changes.iter().map(|change| change.key.clone()));
             self.trace.note(self.now_us, format_args!("node {server_id} applies {}", written.dot));
+        }
+        if intent.is_some() {
+            drained_takes_no_writes::check(server_id, self.history.node(at).member_status(server_id))?;
         }
         let staged = self.history.node(at).staged();
         let Some(process) = self.nodes[at].process.as_mut() else { return Ok(()) };
@@ -329,7 +342,9 @@ impl World {
         let server_id = self.nodes[at].server_id;
         match output {
             Output::Answer(tag, result) => {
-                if tag.connection != ADMIN {
+                if tag.connection == ADMIN {
+                    self.operators.answered = Some(result.map(|_| ()));
+                } else {
                     let response = ClientResponse { id: tag.request, result };
                     self.check_leaving_answer(at, &response)?;
                     self.answer(tag, &response);
@@ -338,7 +353,9 @@ impl World {
             Output::Send(link, message) => {
                 self.check_leaving_message(at, &message)?;
                 self.note_sent(server_id, link, &message);
-                self.send(at, link.0, Parcel::Control(message.encode().into()));
+                let frame = message.encode().into();
+                self.meter_control(&frame);
+                self.send(at, link.0, Parcel::Control(frame));
             }
             Output::Serve(link, feed) => {
                 let boot = self.nodes[at].boot;
@@ -362,11 +379,16 @@ impl World {
             }
             Output::CloseLink(link, reason) => {
                 self.note(format_args!("node {server_id} closes link {}: {reason}", link.0));
-                self.break_link(link.0);
+                self.close_link(at, link.0);
             }
             Output::Event(event) => {
                 self.note(format_args!("node {server_id}: {event}"));
-                no_alarm_without_cause::check(server_id, &event)?;
+                let topology = RecordKey::new(KeyspaceId::SYSTEM, &topology_key());
+                let causes = no_alarm_without_cause::Causes {
+                    topology_set_at_once: |dot| self.history.is_concurrent(dot, &topology),
+                    was_removed: self.operators.ever_removed.contains(&server_id),
+                };
+                no_alarm_without_cause::check(server_id, &event, &causes)?;
                 if let polyarch_protocol::Event::StorageFailed { .. } = event {
                     self.operator_restarts(at);
                 }
@@ -401,7 +423,7 @@ impl World {
             | PeerMessage::Heartbeat(_)
             | PeerMessage::LinkStates(_)
             | PeerMessage::Twin(_)
-            | PeerMessage::Removed => {}
+            | PeerMessage::Removed(_) => {}
         }
     }
 
@@ -420,7 +442,7 @@ impl World {
             | PeerMessage::Refuse(_)
             | PeerMessage::LinkStates(_)
             | PeerMessage::Twin(_)
-            | PeerMessage::Removed => Ok(()),
+            | PeerMessage::Removed(_) => Ok(()),
         }
     }
 

@@ -1,9 +1,9 @@
 //! A world in which nothing happens but what a script says.
 
 use bytes::Bytes;
-use polyarch_protocol::RecordKey;
-use polyarch_protocol::catalog::KeyspaceKind;
+use polyarch_protocol::catalog::{KeyspaceKind, MemberChange};
 use polyarch_protocol::client::{Refusal, Request, Response, Supersede, WriteChange, WriteRequest};
+use polyarch_protocol::{Input, RecordKey, Topology};
 
 use super::faults::End;
 use super::{Keyspace, Phase, World};
@@ -140,6 +140,41 @@ impl World {
     pub fn power_cut(&mut self, at: usize) -> Checked {
         self.stop(at, End::PowerCut)?;
         self.pass(3_000)
+    }
+
+    /// Has an operator set a topology on a node.
+    ///
+    /// # Errors
+    /// When an invariant does not hold.
+    pub fn order_topology(&mut self, at: usize, topology: Topology) -> Result<String, Violation> {
+        let tag = self.admin_tag();
+        self.push_input(at, Input::SetTopology(tag, topology), None);
+        self.operators_answer()
+    }
+
+    /// Has an operator change a member through a node.
+    ///
+    /// # Errors
+    /// When an invariant does not hold.
+    pub fn order_change(&mut self, asked: usize, member: usize, change: MemberChange) -> Result<String, Violation> {
+        self.change_member(asked, member as u32 + 1, change);
+        self.operators_answer()
+    }
+
+    fn operators_answer(&mut self) -> Result<String, Violation> {
+        self.operators.answered = None;
+        self.run_until(|world| world.operators.answered.is_some())?;
+        Ok(match self.operators.answered.take() {
+            Some(Err(refusal)) => refusal.to_string(),
+            _ => "ok".to_owned(),
+        })
+    }
+
+    /// The links that are up, by the places of their nodes, the smaller first.
+    pub fn links(&self) -> Vec<(usize, usize)> {
+        let mut links: Vec<_> = self.links_up().iter().map(|(a, b)| (*a as usize - 1, *b as usize - 1)).collect();
+        links.sort_unstable();
+        links
     }
 
     /// What a node has durably applied and its digest, in hex.
