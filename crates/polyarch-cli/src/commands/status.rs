@@ -1,7 +1,9 @@
 //! `polyarch status`: how nodes are, and whether they are equal.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use clap::Args;
-use polyarch_client::{FeedView, MemberStatus, NodeAddress, PeerView, StatusView};
+use polyarch_client::{Dot, FeedView, MemberStatus, NodeAddress, PeerView, StatusView};
 
 use crate::connection::{Connection, ConnectionArguments};
 use crate::failure::Failure;
@@ -183,26 +185,48 @@ fn is_out_of_knowledge(peer: &PeerView) -> bool {
     peer.reachable && !peer.linked
 }
 
-/// What the nodes that answered have in common.
+/// What the nodes that answered have in common: who is equal to whom.
 fn verdict(statuses: &[StatusView]) -> String {
     let nodes = statuses.len();
-    let equal = |part: fn(&StatusView, &StatusView) -> bool| statuses.windows(2).all(|pair| part(&pair[0], &pair[1]));
+    let mut alike: BTreeMap<&[Dot], Vec<&StatusView>> = BTreeMap::new();
+    for status in statuses {
+        alike.entry(&status.applied).or_default().push(status);
+    }
     // While something waits for its sync, a node does not know the digest of what it shows.
+    let differ = |group: &&Vec<&StatusView>| {
+        let known: BTreeSet<&str> =
+            group.iter().map(|s| s.digest.as_str()).filter(|digest| !digest.is_empty()).collect();
+        known.len() > 1
+    };
+    if let Some(group) = alike.values().find(differ) {
+        return format!("ALARM: {} have applied the same and their digests differ", named(group));
+    }
     let is_unknown = statuses.iter().any(|status| status.digest.is_empty());
-    match (equal(|a, b| a.applied == b.applied), equal(|a, b| a.digest == b.digest)) {
+    match alike.len() {
         _ if nodes < 2 => format!("{nodes} answered"),
-        (true, false) if is_unknown => {
+        1 if is_unknown => {
             format!("all {nodes} that answered have applied the same; not all know their digest yet, ask again")
         }
-        (true, true) => format!("all {nodes} that answered are equal"),
-        (true, false) => format!("ALARM: the {nodes} that answered have applied the same and their digests differ"),
-        (false, _) => format!("the {nodes} that answered are not equal yet"),
+        1 => format!("all {nodes} that answered are equal"),
+        _ => {
+            let groups = alike.values().filter(|group| group.len() > 1).map(|group| format!("; {} are", named(group)));
+            format!("the {nodes} that answered are not all equal yet{}", groups.collect::<String>())
+        }
     }
+}
+
+/// The nodes by their server ids, as in `1, 2 and 5`.
+fn named(group: &[&StatusView]) -> String {
+    let mut ids: Vec<u32> = group.iter().map(|status| status.server_id).collect();
+    ids.sort_unstable();
+    let (last, others) = ids.split_last().expect("a group has a node");
+    let others: Vec<String> = others.iter().map(u32::to_string).collect();
+    if others.is_empty() { last.to_string() } else { format!("{} and {last}", others.join(", ")) }
 }
 
 #[cfg(test)]
 mod tests {
-    use polyarch_client::Refusal;
+    use polyarch_client::{Origin, Refusal};
 
     use super::*;
 
@@ -221,6 +245,24 @@ mod tests {
             peers: Vec::new(),
             counters: Default::default(),
         }
+    }
+
+    #[test]
+    fn it_is_said_who_is_equal_to_whom() {
+        let of = |server_id: u32, seq: u64, digest: &str| StatusView {
+            server_id,
+            applied: vec![Dot::new(Origin::new(1, 1), seq)],
+            digest: digest.to_owned(),
+            ..status(None)
+        };
+        let said = |statuses: &[StatusView]| verdict(statuses);
+        assert_eq!(said(&[of(1, 5, "a")]), "1 answered");
+        assert_eq!(said(&[of(1, 5, "a"), of(2, 5, "a")]), "all 2 that answered are equal");
+        assert!(said(&[of(1, 5, "a"), of(2, 5, "")]).contains("ask again"));
+        let apart = [of(5, 4, "b"), of(1, 5, "a"), of(3, 6, "c"), of(2, 5, "a"), of(4, 4, "b")];
+        assert_eq!(said(&apart), "the 5 that answered are not all equal yet; 4 and 5 are; 1 and 2 are");
+        let broken = [of(3, 6, "x"), of(1, 5, "a"), of(2, 5, "b"), of(4, 5, "a")];
+        assert_eq!(said(&broken), "ALARM: 1, 2 and 4 have applied the same and their digests differ");
     }
 
     #[test]
