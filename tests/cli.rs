@@ -274,7 +274,10 @@ fn a_status_names_the_node_that_answered(cluster: &Cluster) {
     let server_id = u32::try_from(status["server_id"].as_u64().expect("a number")).expect("a server id");
     assert_eq!(status["node"], json!(cluster.address(server_id)));
     let text = cluster.polyarch(["status"]).ok().text();
-    assert!([1, 2].iter().any(|id| text.starts_with(&format!("node {id} at {}, ", cluster.address(*id)))), "{text}");
+    assert!(
+        [1, 2].iter().any(|id| text.starts_with(&format!("node {id} (node-{id}) at {}, ", cluster.address(*id)))),
+        "{text}"
+    );
 }
 
 fn a_heal_waits_until_the_link_is_up_or_says_that_it_is_not(cluster: &Cluster) {

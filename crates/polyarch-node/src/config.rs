@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use polyarch_protocol::limits::wire;
 use polyarch_protocol::{Durability, FeedTimings, Limits, LinkTimings, Timings};
 use serde::Deserialize;
 
@@ -146,7 +147,8 @@ pub struct GossipConfig {
     pub dial_backoff_ms_min: u64,
     /// The longest wait between dials. Default 2,000.
     pub dial_backoff_ms_max: u64,
-    /// A link on which nothing was heard for this long is lost. Default 2,000. The lower value of the two ends counts.
+    /// A link on which nothing was heard for this long is lost. Default 2,000. The value of the member that
+    /// dialled counts, up to the other's or 8,000, whichever is greater.
     pub idle_timeout_ms: u64,
     /// Of members that cannot be reached and that the topology plans no link to, one more is dialled each time that
     /// this has passed. Default 250.
@@ -414,6 +416,9 @@ impl NodeConfig {
         }
         if self.advertise.is_empty() && self.listen.ip().is_unspecified() {
             return Some(("advertise", "is needed, since `listen` is a wildcard that no member can reach".to_owned()));
+        }
+        if self.advertise.len() > wire::ADDRESSES_MAX {
+            return Some(("advertise", format!("holds more than {} addresses", wire::ADDRESSES_MAX)));
         }
         let bad_address = self.advertise.iter().chain(&self.peers).find(|address| !is_host_port(address));
         if let Some(address) = bad_address {

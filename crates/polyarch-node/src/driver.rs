@@ -45,7 +45,8 @@ pub(crate) enum ToDriver {
     Said(LinkId, PeerMessage, OwnedSemaphorePermit),
     /// A question for the last events, at most so many.
     Events(RequestTag, usize),
-    Checkpointed(Result<CheckpointDone, CheckpointError>),
+    /// The result of the running checkpoint is there.
+    Checkpointed,
     /// Sync, and end.
     Stop,
 }
@@ -66,6 +67,12 @@ pub(crate) struct DriverConfig {
     pub(crate) remove_log: bool,
 }
 
+/// A checkpoint that runs.
+struct Checkpointing {
+    thread: JoinHandle<()>,
+    result: mpsc::Receiver<Result<CheckpointDone, CheckpointError>>,
+}
+
 pub(crate) struct Driver {
     replica: Replica<DiskStore>,
     inbox: mpsc::Receiver<ToDriver>,
@@ -79,7 +86,7 @@ pub(crate) struct Driver {
     /// Bytes sent and received on links that are gone.
     link_bytes_before: (u64, u64),
     checkpoints: u64,
-    checkpointing: Option<JoinHandle<()>>,
+    checkpointing: Option<Checkpointing>,
     synced: Instant,
     /// A write or sync failed: nothing is staged, synced or published any more.
     failed: bool,
@@ -178,7 +185,14 @@ impl Driver {
             }
             ToDriver::Said(link, message, _permit) => self.handle(Input::Message(link, message)),
             ToDriver::Events(tag, limit) => self.answer(tag, Ok(Response::Events(self.events.last(limit)))),
-            ToDriver::Checkpointed(result) => self.finish_checkpoint(result),
+            ToDriver::Checkpointed => {
+                let ready = self.checkpointing.as_ref().and_then(|running| running.result.try_recv().ok());
+                if let Some(result) = ready {
+                    // Its thread ends by itself.
+                    self.checkpointing = None;
+                    self.finish_checkpoint(result);
+                }
+            }
             ToDriver::Stop => return true,
         }
         false
@@ -263,8 +277,7 @@ impl Driver {
                 }
                 Output::Serve(link, feed) => {
                     if let Some(handle) = self.links.get(&link) {
-                        // A link that has just ended no longer listens.
-                        let _ = handle.feeds.send(feed);
+                        handle.feeds.put(feed);
                     }
                 }
                 Output::FeedMore(link) => {
@@ -278,11 +291,10 @@ impl Driver {
                     }
                 }
                 Output::CloseLink(link, reason) => {
-                    if let Some(handle) = self.links.get(&link)
-                        && let Err(unsent) = handle.control.try_send(Control::Close(reason))
-                        && let Control::Close(reason) = unsent.into_inner()
-                    {
-                        handle.connection.close(CloseCode::NONE, &reason);
+                    if let Some(handle) = self.links.get(&link) {
+                        // Behind all that was said before; a peer that does not listen is not waited for.
+                        let _ = handle.control.try_send(Control::Close(reason));
+                        handle.closing.notify_one();
                     }
                 }
                 Output::Event(event) => self.events.tell(&event),
@@ -320,10 +332,12 @@ impl Driver {
 
     fn begin_checkpoint(&mut self) {
         let is_full = !self.failed && self.replica.storage().is_memtable_full();
-        if is_full && let Some(thread) = self.checkpointing.take() {
+        if is_full && let Some(running) = self.checkpointing.take() {
             warn!("memory holds all it may of what is not in the state; writes wait for the running checkpoint");
-            // It never panics, and its result is in the inbox when it ends.
-            let _ = thread.join();
+            // It sends one in any case: it never panics.
+            if let Ok(result) = running.result.recv() {
+                self.finish_checkpoint(result);
+            }
         }
         if is_full && self.is_staged() {
             self.sync();
@@ -334,21 +348,19 @@ impl Driver {
         let (store, frontier) = self.replica.storage_and_frontier();
         let Some(job) = store.begin_checkpoint(frontier) else { return };
         let inbox = self.own_inbox.clone();
+        let (sender, result) = mpsc::channel();
         let run = move || {
             // The driver may have stopped; the log has all that the checkpoint held.
-            let _ = inbox.send(ToDriver::Checkpointed(job.run()));
+            let _ = sender.send(job.run());
+            let _ = inbox.send(ToDriver::Checkpointed);
         };
         match std::thread::Builder::new().name("checkpoint".to_owned()).spawn(run) {
-            Ok(thread) => self.checkpointing = Some(thread),
+            Ok(thread) => self.checkpointing = Some(Checkpointing { thread, result }),
             Err(cause) => self.finish_checkpoint(Err(CheckpointError::Abandoned(cause.to_string()))),
         }
     }
 
     fn finish_checkpoint(&mut self, result: Result<CheckpointDone, CheckpointError>) {
-        if let Some(thread) = self.checkpointing.take() {
-            // It has sent its result and ends by itself.
-            drop(thread);
-        }
         match result {
             Ok(done) => {
                 let summary = self.replica.storage_mut().finish_checkpoint(done);
@@ -386,9 +398,9 @@ impl Driver {
             self.publish();
         }
         self.perform();
-        if let Some(thread) = self.checkpointing.take() {
+        if let Some(running) = self.checkpointing.take() {
             // Its thread must not outlive the store's lock on the directory.
-            if thread.join().is_err() {
+            if running.thread.join().is_err() {
                 error!("the checkpoint's thread panicked; the log has what it held");
             }
         }

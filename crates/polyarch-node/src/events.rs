@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -19,8 +19,10 @@ use tracing::{info, warn};
 const EVENTS_MAX: usize = 1_000;
 /// A file that has grown to this becomes the one before.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-/// The same event is not noted again within this time: a node that is refused dials on and on.
+/// The same alarm is not noted again within this time: a node that is refused dials on and on.
 const REPEAT_MS: u64 = 60_000;
+/// Characters of an event that are kept: a custom topology may be long.
+const TEXT_CHARS_MAX: usize = 4_096;
 /// How many of the last events are looked through for the same one.
 const REPEATS_AMONG: usize = 32;
 
@@ -60,9 +62,13 @@ impl EventLedger {
             true => warn!("{text}"),
             false => info!("{text}"),
         }
+        let text = match text.char_indices().nth(TEXT_CHARS_MAX) {
+            Some((end, _)) => format!("{}…", &text[..end]),
+            None => text,
+        };
         let time_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
         let is_repeat = |told: &EventView| told.text == text && time_ms.saturating_sub(told.time_ms) < REPEAT_MS;
-        if self.recent.iter().rev().take(REPEATS_AMONG).any(is_repeat) {
+        if alarm && self.recent.iter().rev().take(REPEATS_AMONG).any(is_repeat) {
             return;
         }
         let line = Line { time_ms, alarm, text };
@@ -96,9 +102,9 @@ impl EventLedger {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             };
-            for line in BufReader::new(io::Read::take(file, 2 * FILE_BYTES_MAX)).lines() {
-                // A crash may have cut the last one short.
-                if let Ok(line) = serde_json::from_str(&line?) {
+            for line in BufReader::new(io::Read::take(file, 2 * FILE_BYTES_MAX)).split(b'\n') {
+                // A crash may have cut one short, or left anything.
+                if let Ok(line) = serde_json::from_slice(&line?) {
                     self.keep(line);
                 }
             }
@@ -108,11 +114,20 @@ impl EventLedger {
 
     fn open_file(&mut self) -> io::Result<()> {
         let mut options = OpenOptions::new();
-        options.create(true).append(true);
+        options.create(true).read(true).append(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let file = options.open(&self.path)?;
+        let mut file = options.open(&self.path)?;
         self.bytes = file.metadata()?.len();
+        if self.bytes > 0 {
+            // Whatever was cut short ends here.
+            let mut last = [0];
+            file.seek(SeekFrom::End(-1))?;
+            file.read_exact(&mut last)?;
+            if last != *b"\n" {
+                file.write_all(b"\n")?;
+            }
+        }
         self.file = Some(file);
         Ok(())
     }
@@ -149,10 +164,13 @@ mod tests {
         assert_eq!(told.len(), 2);
         let mut file =
             OpenOptions::new().append(true).open(directory.path().join("events.jsonl")).expect("it is there");
-        file.write_all(b"{\"time_ms\":17").expect("it is written");
-        let ledger = EventLedger::open(directory.path());
+        file.write_all(b"\xff{\"time_ms\":17").expect("it is written");
+        let mut ledger = EventLedger::open(directory.path());
         assert_eq!(ledger.last(10), told);
         assert_eq!(ledger.last(1), told[1..]);
+        ledger.tell(&linked(3));
+        let ledger = EventLedger::open(directory.path());
+        assert_eq!(ledger.last(10).len(), 3, "what came behind it is read");
         assert_eq!([told[0].alarm, told[1].alarm], [false, true]);
     }
 
@@ -161,9 +179,10 @@ mod tests {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let mut ledger = EventLedger::open(directory.path());
         for _ in 0..5 {
+            ledger.tell(&Event::StorageFailed { reason: "no space".to_owned() });
             ledger.tell(&linked(2));
         }
-        assert_eq!(ledger.last(10).len(), 1);
+        assert_eq!(ledger.last(10).len(), 6, "an alarm once, and each time that a link is up");
         let reason = "x".repeat(500);
         for server_id in 0..6_000 {
             ledger.tell(&Event::Refused { server_id, reason: reason.clone() });

@@ -24,7 +24,7 @@ use tracing::{debug, info};
 use crate::driver::{ToDriver, ToDriverSender};
 use crate::{LogReader, random_u64};
 
-/// Control messages that may wait for a link; a peer that reads none of them loses the link.
+/// Control messages that may wait for a link; a peer that lets more of them wait loses the link.
 const CONTROL_MESSAGES_MAX: usize = 256;
 /// Control messages of a link that may be on their way into the replica.
 const CONTROL_SAID_MAX: usize = 16;
@@ -48,13 +48,38 @@ pub(crate) enum Control {
     Close(String),
 }
 
+/// The feed to serve next; a newer one takes its place.
+#[derive(Debug, Default)]
+pub(crate) struct NewestFeed {
+    feed: Mutex<Option<Feed>>,
+    put: Notify,
+}
+
+impl NewestFeed {
+    pub(crate) fn put(&self, feed: Feed) {
+        *self.feed.lock() = Some(feed);
+        self.put.notify_one();
+    }
+
+    async fn take(&self) -> Feed {
+        loop {
+            if let Some(feed) = self.feed.lock().take() {
+                return feed;
+            }
+            self.put.notified().await;
+        }
+    }
+}
+
 /// The driver's end of a link.
 #[derive(Debug)]
 pub(crate) struct LinkHandle {
     pub(crate) control: mpsc::Sender<Control>,
-    pub(crate) feeds: mpsc::UnboundedSender<Feed>,
+    pub(crate) feeds: Arc<NewestFeed>,
     /// More of what the feed serves is durable.
     pub(crate) more: Arc<Notify>,
+    /// The link is closed, once the peer has what was said, or after a moment.
+    pub(crate) closing: Arc<Notify>,
     pub(crate) groups: Arc<Semaphore>,
     pub(crate) connection: Connection,
 }
@@ -138,8 +163,11 @@ impl Links {
                 sleep(self.config.backoff_min * 2).await;
             }
             let addresses = addresses_of(&targets.borrow(), server_id);
-            if addresses.is_empty() || self.is_linked(server_id) {
-                // The driver says within a tick that it is linked, or no longer wanted.
+            if self.is_linked(server_id) {
+                self.until(|linked| !linked.contains_key(&server_id)).await;
+                continue;
+            }
+            if addresses.is_empty() {
                 if targets.changed().await.is_err() {
                     return;
                 }
@@ -193,7 +221,7 @@ impl Links {
             let (endpoint, address) = (self.endpoint.clone(), address.clone());
             async move { connect(endpoint, &address, expect).await }
         };
-        first_success(addresses.iter().map(dial)).await.ok()
+        first_success(addresses.iter().take(wire::ADDRESSES_MAX).map(dial)).await.ok()
     }
 
     /// Runs a link until it is lost; says how long it lived.
@@ -212,12 +240,13 @@ impl Links {
         let Ok((control_writer, control_reader)) = control else { return since.elapsed() };
         let link = LinkId(self.next_link.fetch_add(1, Ordering::Relaxed));
         let (control, control_queue) = mpsc::channel(CONTROL_MESSAGES_MAX);
-        let (feeds, feed_queue) = mpsc::unbounded_channel();
+        let (feeds, closing) = (Arc::new(NewestFeed::default()), Arc::new(Notify::new()));
         let (more, groups) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(FEED_GROUPS_MAX)));
         let handle = LinkHandle {
             control: control.clone(),
-            feeds,
+            feeds: feeds.clone(),
             more: more.clone(),
+            closing: closing.clone(),
             groups: groups.clone(),
             connection: connection.clone(),
         };
@@ -233,11 +262,12 @@ impl Links {
         let mut tasks = JoinSet::new();
         tasks.spawn(write_control(connection.clone(), control_writer, control_queue));
         tasks.spawn(read_control(link, control_reader, self.driver.clone()));
-        tasks.spawn(self.clone().serve_feeds(connection.clone(), feed_queue, more, control));
+        tasks.spawn(self.clone().serve_feeds(connection.clone(), feeds, more, control));
         tasks.spawn(read_feeds(link, connection.clone(), groups, self.driver.clone()));
         tokio::select! {
             reason = connection.closed() => info!(server_id, %reason, "link closed"),
             _ = tasks.join_next() => connection.close(CloseCode::NONE, "a stream of the link ended"),
+            () = after_last_messages(&closing) => connection.close(CloseCode::NONE, "it does not read its messages"),
         }
         tasks.shutdown().await;
 
@@ -259,25 +289,32 @@ impl Links {
     async fn serve_feeds(
         self: Arc<Self>,
         connection: Connection,
-        mut feeds: mpsc::UnboundedReceiver<Feed>,
+        feeds: Arc<NewestFeed>,
         more: Arc<Notify>,
         control: mpsc::Sender<Control>,
     ) {
         // On one machine there is no line to spare.
         let compresses = !connection.remote_address().ip().is_loopback();
-        let mut newer = feeds.recv().await;
-        while let Some(mut feed) = newer {
-            while let Ok(newest) = feeds.try_recv() {
-                feed = newest;
-            }
-            let Ok(mut writer) = connection.open_uni().await else { return };
+        let mut newer = feeds.take().await;
+        loop {
+            let mut feed = newer;
+            let mut writer = tokio::select! {
+                opened = connection.open_uni() => match opened {
+                    Ok(writer) => writer,
+                    Err(_) => return,
+                },
+                newest = feeds.take() => {
+                    newer = newest;
+                    continue;
+                }
+            };
             newer = loop {
                 match feed.poll(&self.log, self.config.feed_group_bytes) {
                     FeedStep::Group(group) => {
                         queue_group(&mut writer, &group, compresses);
                         tokio::select! {
                             flushed = writer.flush() => if flushed.is_err() { return },
-                            newer = feeds.recv() => break newer,
+                            newer = feeds.take() => break newer,
                         }
                     }
                     FeedStep::Refused(refusals) => {
@@ -291,7 +328,7 @@ impl Links {
                     FeedStep::Idle => tokio::select! {
                         () = more.notified() => {}
                         () = sleep(FEED_SILENT_MAX) => {}
-                        newer = feeds.recv() => break newer,
+                        newer = feeds.take() => break newer,
                     },
                 }
             };
@@ -346,6 +383,11 @@ async fn write_control(connection: Connection, mut writer: FrameWriter, mut queu
     }
 }
 
+async fn after_last_messages(closing: &Notify) {
+    closing.notified().await;
+    sleep(2 * LAST_MESSAGES_MAX).await;
+}
+
 async fn deliver(writer: &mut FrameWriter) -> Result<(), StreamError> {
     writer.finish().await?;
     writer.delivered().await
@@ -353,9 +395,13 @@ async fn deliver(writer: &mut FrameWriter) -> Result<(), StreamError> {
 
 async fn read_control(link: LinkId, mut reader: FrameReader, driver: ToDriverSender) {
     let said = Arc::new(Semaphore::new(CONTROL_SAID_MAX));
-    while let Ok(permit) = said.clone().acquire_owned().await
-        && let Ok(Some(frame)) = reader.next(wire::CONTROL_BYTES_MAX).await
-    {
+    while let Ok(permit) = said.clone().acquire_owned().await {
+        let frame = match reader.next(wire::CONTROL_BYTES_MAX).await {
+            Ok(Some(frame)) => frame,
+            // The peer closes the link, and is about to say why.
+            Ok(None) => return sleep(2 * LAST_MESSAGES_MAX).await,
+            Err(_) => return,
+        };
         let message = match PeerMessage::decode(&frame) {
             Ok(message) => message,
             Err(error) => {

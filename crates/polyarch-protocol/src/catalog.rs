@@ -1,6 +1,8 @@
-//! The system keyspace: members, keyspace definitions and cluster keys, replicated like any data.
+//! The system keyspace: members, keyspace definitions, cluster keys and the topology, replicated
+//! like any data.
 //!
-//! Each is one record under a key that names it, shown as `lww`. [`Catalog`] is what a node makes
+//! Each is one record under a key that names it, shown as `lww`; a member's is put together from
+//! what it wrote itself and what others wrote. [`Catalog`] is what a node makes
 //! of them.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,7 +43,7 @@ pub enum SystemRecord {
     Keyspace(KeyspaceDefinition),
     /// A key that seals contexts.
     ClusterKey(ClusterKey),
-    /// Who has links to whom.
+    /// Who should have links to whom.
     Topology(Topology),
 }
 
@@ -53,6 +55,7 @@ pub struct Member {
     /// What people call it.
     pub name: String,
     /// `HOST:PORT` where other members reach it.
+    #[serde(deserialize_with = "codec::addresses")]
     pub addresses: Vec<String>,
     /// Where it stands.
     pub status: MemberStatus,
@@ -120,10 +123,13 @@ impl MemberStatus {
     pub fn changed(self, change: MemberChange) -> Result<Self, &'static str> {
         match (change, self) {
             (MemberChange::Drain, Self::Active) => Ok(Self::Draining),
-            (MemberChange::Drain, Self::Joining) => Err("wait until it is active, or remove it"),
+            (MemberChange::Drain, Self::Joining) => Err("wait until it is active, or remove it with --force"),
             (MemberChange::Drain, Self::Draining | Self::Down) => Err("it is drained already, or about to be"),
-            (MemberChange::Remove { .. }, Self::Down | Self::Joining) => Ok(Self::Removed),
-            (MemberChange::Remove { force: true }, Self::Active | Self::Draining) => Ok(Self::Removed),
+            (MemberChange::Remove { .. }, Self::Down) => Ok(Self::Removed),
+            (MemberChange::Remove { force: true }, Self::Active | Self::Joining | Self::Draining) => Ok(Self::Removed),
+            (MemberChange::Remove { force: false }, Self::Joining) => {
+                Err("wait until it is active and drain it; if it is gone for good, remove it with --force")
+            }
             (MemberChange::Remove { force: false }, Self::Active | Self::Draining) => {
                 Err("drain it first; if it is gone for good, remove it with --force")
             }

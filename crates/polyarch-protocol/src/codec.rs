@@ -70,6 +70,11 @@ pub(crate) fn changes<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializ
     deserializer.deserialize_seq(AtMost { max: wire::CHANGES_MAX, items: PhantomData })
 }
 
+/// Reads the addresses of a member: no more than [`wire::ADDRESSES_MAX`], refused before they are read.
+pub(crate) fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    deserializer.deserialize_seq(AtMost { max: wire::ADDRESSES_MAX, items: PhantomData })
+}
+
 /// Reads link states: no more than [`wire::LINK_STATES_MAX`], refused before they are read.
 pub(crate) fn link_states<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
     deserializer.deserialize_seq(AtMost { max: wire::LINK_STATES_MAX, items: PhantomData })

@@ -69,6 +69,8 @@ pub mod wire {
     pub const KEY_BYTES_MAX: usize = 64 << 10;
     /// Longest field path.
     pub const FIELD_BYTES_MAX: usize = 4 << 10;
+    /// Most addresses of one member.
+    pub const ADDRESSES_MAX: usize = 16;
     /// Most link states in one message: one for each member.
     pub const LINK_STATES_MAX: usize = 4_096;
     /// Most hubs, or links, that a topology names.

@@ -71,6 +71,7 @@ pub struct Heartbeat {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Twin {
     /// Where each was seen.
+    #[serde(deserialize_with = "codec::addresses")]
     pub addresses: Vec<String>,
 }
 

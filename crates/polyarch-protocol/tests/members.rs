@@ -139,6 +139,22 @@ fn a_drained_member_hands_over_what_it_has_of_others_too() {
 }
 
 #[test]
+fn an_heir_that_may_be_about_to_go_is_none_until_it_is_known_what_it_knew() {
+    let mut cluster = Cluster::of(3);
+    let node = &mut cluster.nodes[0];
+    node.meet(902, 3);
+    let later = Dot::new(Origin::new(2, 77), 1);
+    node.change_member(1, DRAIN).expect("it is active");
+    let ahead: Vec<Dot> = node.applied().iter().chain([later]).collect();
+    // What it has more may be the news that it is drained too.
+    node.hear_applied(902, &ahead);
+    assert_eq!(node.sees(1), MemberStatus::Draining);
+    node.feed(902, &[foreign(later, &[], "no such news")]);
+    node.hear_applied(902, &ahead);
+    assert_eq!(node.sees(1), MemberStatus::Down);
+}
+
+#[test]
 fn a_change_that_leads_nowhere_is_refused_with_what_to_do_instead() {
     let mut cluster = Cluster::of(2);
     let refused = |cluster: &mut Cluster, status: &str, changes: &[(MemberChange, &str)]| {
@@ -155,9 +171,10 @@ fn a_change_that_leads_nowhere_is_refused_with_what_to_do_instead() {
     cluster.nodes[0].change_member(2, FORCE).expect("by force");
     refused(&mut cluster, "removed", &[(DRAIN, "it is no member any more"), (FORCE, "it is removed already")]);
     cluster.nodes[0].change_member(2, REJOIN).expect("it was removed");
-    let wait = "wait until it is active, or remove it";
-    refused(&mut cluster, "joining", &[(DRAIN, wait), (REJOIN, "it is a member already")]);
-    cluster.nodes[0].change_member(2, REMOVE).expect("it was joining");
+    let wait = "wait until it is active, or remove it with --force";
+    let first = "wait until it is active and drain it; if it is gone for good, remove it with --force";
+    refused(&mut cluster, "joining", &[(DRAIN, wait), (REMOVE, first), (REJOIN, "it is a member already")]);
+    cluster.nodes[0].change_member(2, FORCE).expect("by force");
     cluster.nodes[0].change_member(2, REJOIN).expect("it was removed");
     cluster.live_ms(2_000);
     assert_seen(&cluster, 2, MemberStatus::Active);

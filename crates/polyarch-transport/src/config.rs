@@ -24,8 +24,10 @@ pub struct TransportConfig {
     /// A connection on which nothing was sent for so long sends a sign of life. Milliseconds, default 2000. Must be
     /// below [`idle_timeout_ms`](Self::idle_timeout_ms); a quarter of it survives the loss of two of them.
     pub keep_alive_interval_ms: u64,
-    /// The same for connections between members, which the one that dials decides: a member that is gone has to be
-    /// noticed sooner than a client. Its sign of life goes out after a quarter of it. Milliseconds, default 2000.
+    /// The same for connections between members, where one that is gone has to be noticed sooner than a client: the
+    /// value of the member that dialled counts, up to the greater of this and
+    /// [`idle_timeout_ms`](Self::idle_timeout_ms) of the other. Its sign of life goes out after a quarter of it.
+    /// Milliseconds, default 2000.
     pub peer_idle_timeout_ms: u64,
     /// A connection that is not authenticated and admitted after so long is given up, by either side. Milliseconds,
     /// default 5000.
@@ -123,6 +125,11 @@ impl TransportConfig {
     pub(crate) fn to_quinn_for_peers(&self) -> Result<Arc<quinn::TransportConfig>, ConfigError> {
         let (idle_timeout_ms, keep_alive_interval_ms) = (self.peer_idle_timeout_ms, self.peer_idle_timeout_ms / 4);
         Self { idle_timeout_ms, keep_alive_interval_ms, ..self.clone() }.to_quinn()
+    }
+
+    /// For connections that are accepted: who dialled says how long they may be idle.
+    pub(crate) fn to_quinn_for_accepted(&self) -> Result<Arc<quinn::TransportConfig>, ConfigError> {
+        Self { idle_timeout_ms: self.idle_timeout_ms.max(self.peer_idle_timeout_ms), ..self.clone() }.to_quinn()
     }
 
     pub(crate) fn to_quinn(&self) -> Result<Arc<quinn::TransportConfig>, ConfigError> {

@@ -118,7 +118,7 @@ impl Endpoint {
         let crypto = tls::server_config(&credentials).map_err(|cause| BindError::Tls(cause.to_string()))?;
         let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
         server
-            .transport_config(Arc::clone(&transport))
+            .transport_config(config.to_quinn_for_accepted()?)
             .migration(false)
             .max_incoming(config.pending_handshakes_max)
             .incoming_buffer_size(UNANSWERED_BYTES_MAX)

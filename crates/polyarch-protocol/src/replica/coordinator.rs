@@ -110,12 +110,13 @@ impl<S: Storage> Replica<S> {
         self.system_writes_refused().or(removed.map(Refusal::MemberIs)).map_or(Ok(()), Err)
     }
 
-    /// Whether this node may take its own removal back: not while others say that it was removed.
-    /// They would not hear of that either.
+    /// Whether this node may take its own removal back: only where there is no other member. The
+    /// others would not hear of it, and go on refusing it.
     pub(super) fn check_rejoinable(&self) -> Result<(), Refusal> {
-        match self.removed_until_ms {
-            Some(_) => self.check_administrable(),
-            None => self.system_writes_refused().map_or(Ok(()), Err),
+        let is_alone = self.catalog.present().into_iter().all(|id| id == self.config.server_id);
+        match is_alone && self.told_removed.is_none() {
+            true => self.system_writes_refused().map_or(Ok(()), Err),
+            false => self.check_administrable(),
         }
     }
 

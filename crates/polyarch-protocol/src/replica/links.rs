@@ -16,6 +16,8 @@ use crate::storage::Storage;
 /// How long a node takes no writes after a member last told it that it has a twin or was removed.
 /// One that is refused dials again well within that, and is told again.
 const TOLD_HOLD_MS: u64 = 15_000;
+/// Link states in one message: it has to fit a frame also where each names thousands of links.
+const LINK_STATES_AT_ONCE: usize = 64;
 /// Addresses of twins that are kept, and how long each may be: a peer says them.
 const TWIN_ADDRESSES_MAX: usize = 4;
 const TWIN_ADDRESS_CHARS_MAX: usize = 256;
@@ -23,6 +25,22 @@ const TWIN_ADDRESS_CHARS_MAX: usize = 256;
 const ELSEWHERE: &str = "an address not known here";
 /// Processes of one server that another took the place of, at most, kept to know them again.
 const DISPLACED_MAX: usize = 8;
+
+/// What a member said of this one's removal.
+#[derive(Debug)]
+pub(super) struct ToldRemoved {
+    /// The write sets that say so.
+    because: AppliedSet,
+    /// Until when it holds, unless it is said again.
+    until_ms: u64,
+}
+
+impl ToldRemoved {
+    /// Whether all that it goes by is applied here.
+    fn is_known(&self, applied: &AppliedSet) -> bool {
+        !self.because.is_empty() && applied.includes_all(&self.because)
+    }
+}
 
 /// What is known of processes that share a server id.
 #[derive(Debug, Default)]
@@ -50,8 +68,10 @@ impl<S: Storage> Replica<S> {
 
     /// Tells a new link all that is known of the others.
     pub(super) fn send_link_states(&mut self, link: LinkId) {
-        let entries = self.link_states.entries().cloned().collect();
-        self.output(Output::Send(link, PeerMessage::LinkStates(entries)));
+        let entries: Vec<LinkState> = self.link_states.entries().cloned().collect();
+        for entries in entries.chunks(LINK_STATES_AT_ONCE) {
+            self.output(Output::Send(link, PeerMessage::LinkStates(entries.to_vec())));
+        }
     }
 
     /// Takes what a peer says of links. What it changes is planned for with the next tick: it comes in
@@ -125,7 +145,9 @@ impl<S: Storage> Replica<S> {
         }
         self.links_due = true;
         self.twins.own.take_if(|(_, until_ms)| *until_ms <= now.mono_ms);
-        self.removed_until_ms.take_if(|until_ms| *until_ms <= now.mono_ms);
+        let applied = self.frontier.heads.applied();
+        let is_removed = self.own_record_is(MemberStatus::Removed);
+        self.told_removed.take_if(|told| told.until_ms <= now.mono_ms || (!is_removed && told.is_known(applied)));
         self.twins.told.retain(|_, until_ms| *until_ms > now.mono_ms);
         let linked: BTreeSet<u32> = self.established().map(|(_, session)| session.server_id).collect();
         self.twins.displaced.retain(|server_id, _| linked.contains(server_id));
@@ -185,16 +207,19 @@ impl<S: Storage> Replica<S> {
 
     /// A member says that this server was removed. It may know more than the catalog here.
     pub(super) fn hold_as_removed(&mut self, by: u32, because: &AppliedSet, now: Now) {
-        let status = self.catalog.member(self.config.server_id).map(|member| member.status);
-        let has_it_all = !because.is_empty() && self.frontier.heads.applied().includes_all(because);
-        if has_it_all && status != Some(MemberStatus::Removed) {
+        let told = ToldRemoved { because: because.clone(), until_ms: now.mono_ms.saturating_add(TOLD_HOLD_MS) };
+        if !self.own_record_is(MemberStatus::Removed) && told.is_known(self.frontier.heads.applied()) {
             // It was taken back since, and that member has not heard of it.
             return;
         }
         if self.own_status() != Some(MemberStatus::Removed) {
             self.event(Event::ToldRemoved { by });
         }
-        self.removed_until_ms = Some(now.mono_ms.saturating_add(TOLD_HOLD_MS));
+        self.told_removed = Some(told);
+    }
+
+    fn own_record_is(&self, status: MemberStatus) -> bool {
+        self.catalog.member(self.config.server_id).is_some_and(|member| member.status == status)
     }
 
     /// Where this server's twins were seen, if it has any.

@@ -3,9 +3,9 @@
 //! Both are records of the system keyspace, written by whichever node is asked. What a member says
 //! of itself, its name and addresses and the steps it takes by itself, it writes too.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use polyarch_crdt::{Dot, FieldPath};
+use polyarch_crdt::{AppliedSet, Dot, FieldPath};
 
 use super::coordinator::system_change;
 use super::{LinkId, Now, Output, Replica};
@@ -16,6 +16,15 @@ use crate::keyspace::{KeyspaceId, RecordKey};
 use crate::peer::PeerMessage;
 use crate::storage::{Storage, StorageError};
 use crate::topology::Topology;
+
+/// A drain of this member that is under way.
+#[derive(Debug)]
+pub(super) struct Drain {
+    /// What it had applied when it heard of it.
+    had: AppliedSet,
+    /// Members that said they have all of that, with what they had applied when they first did.
+    heirs: BTreeMap<u32, AppliedSet>,
+}
 
 impl<S: Storage> Replica<S> {
     pub(super) fn set_topology(&mut self, topology: Topology, now: Now) -> Result<Written, Refusal> {
@@ -48,13 +57,13 @@ impl<S: Storage> Replica<S> {
         if self.check_administrable().is_err() {
             return;
         }
-        let server_id = self.config.server_id;
-        let held = self.catalog.member(server_id);
+        let is_handed_over = self.is_handed_over();
+        let held = self.catalog.member(self.config.server_id);
         let status = match held.map(|member| member.status) {
             None => MemberStatus::Joining,
             Some(_) if !caught_up => return,
             Some(MemberStatus::Joining) => MemberStatus::Active,
-            Some(MemberStatus::Draining) if self.is_handed_over() => MemberStatus::Down,
+            Some(MemberStatus::Draining) if is_handed_over => MemberStatus::Down,
             Some(status) => status,
         };
         let wanted = self.own_member(status);
@@ -77,11 +86,20 @@ impl<S: Storage> Replica<S> {
     /// Whether another member, one that is not about to go too, has all that this one had when it
     /// heard that it is drained: of others' write sets too it may have the only copy. What comes
     /// later than that comes from members that still have it.
-    fn is_handed_over(&self) -> bool {
-        let Some(drained) = &self.drained else { return false };
-        self.established().any(|(_, session)| {
-            let stays = self.catalog.member(session.server_id).is_some_and(|member| member.status.takes_writes());
-            stays && session.heartbeat.as_ref().is_some_and(|heard| heard.applied.includes_all(drained))
+    ///
+    /// The other may have heard that it goes too, and this one not yet. So what it had applied when
+    /// it said that it has all is awaited here: if it knew, then this one knows.
+    fn is_handed_over(&mut self) -> bool {
+        let Some(drain) = &mut self.drain else { return false };
+        for (_, session) in self.sessions.iter().filter(|(_, session)| session.established.is_some()) {
+            if let Some(heard) = session.heartbeat.as_ref().filter(|heard| heard.applied.includes_all(&drain.had)) {
+                drain.heirs.entry(session.server_id).or_insert_with(|| heard.applied.clone());
+            }
+        }
+        let applied = self.frontier.heads.applied();
+        drain.heirs.iter().any(|(server_id, had)| {
+            let stays = self.catalog.member(*server_id).is_some_and(|member| member.status.takes_writes());
+            stays && applied.includes_all(had)
         })
     }
 
@@ -132,14 +150,15 @@ impl<S: Storage> Replica<S> {
         self.note_drain();
         // Nothing but a rejoin leads there from anywhere. Who said that it was removed had not heard of it.
         if before.is_some() && after == Some(MemberStatus::Joining) {
-            self.removed_until_ms = None;
+            self.told_removed = None;
         }
     }
 
     /// Notes what there is to be handed over, if this member is drained.
     pub(super) fn note_drain(&mut self) {
         let status = self.catalog.member(self.config.server_id).map(|member| member.status);
-        self.drained = (status == Some(MemberStatus::Draining)).then(|| self.frontier.heads.applied().clone());
+        let had = || self.frontier.heads.applied().clone();
+        self.drain = (status == Some(MemberStatus::Draining)).then(|| Drain { had: had(), heirs: BTreeMap::new() });
     }
 
     /// Tells a server that it is no member any more, and closes its link.

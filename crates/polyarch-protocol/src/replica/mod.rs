@@ -36,7 +36,8 @@ use crate::write_set::WriteSet;
 pub use config::{Durability, ReplicaConfig, Timings};
 use coordinator::Epoch;
 pub use coordinator::context_scope;
-use links::Twins;
+use links::{ToldRemoved, Twins};
+use members::Drain;
 use sessions::Session;
 use views::Lag;
 
@@ -164,9 +165,9 @@ pub struct Replica<S> {
     dial: BTreeSet<u32>,
     twins: Twins,
     /// A member said that this server was removed: until when that holds, unless it is said again.
-    removed_until_ms: Option<u64>,
+    told_removed: Option<ToldRemoved>,
     /// While this member is draining: what it had when it heard of that.
-    drained: Option<AppliedSet>,
+    drain: Option<Drain>,
     paused: BTreeSet<Origin>,
     cut: BTreeSet<u32>,
     gossip: Gossip,
@@ -238,8 +239,8 @@ impl<S: Storage> Replica<S> {
             own_outdated: false,
             dial: BTreeSet::new(),
             twins: Twins::default(),
-            removed_until_ms: None,
-            drained: None,
+            told_removed: None,
+            drain: None,
             paused: BTreeSet::new(),
             cut: BTreeSet::new(),
             gossip: Gossip::default(),
@@ -375,7 +376,7 @@ impl<S: Storage> Replica<S> {
 
     /// Where this member stands, as far as it was told; `None` while it has not said that it is one.
     fn own_status(&self) -> Option<MemberStatus> {
-        match self.removed_until_ms {
+        match &self.told_removed {
             Some(_) => Some(MemberStatus::Removed),
             None => self.catalog.member(self.config.server_id).map(|member| member.status),
         }
@@ -479,6 +480,7 @@ impl<S: Storage> Replica<S> {
             }
         }
         self.failed = Some(reason.clone());
+        self.dial.clear();
         self.event(Event::StorageFailed { reason });
         // Without sessions nothing that peers still say is heard, and nothing is said to them.
         for link in std::mem::take(&mut self.sessions).into_keys() {
