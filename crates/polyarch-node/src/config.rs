@@ -424,7 +424,8 @@ impl NodeConfig {
         if let Some(address) = bad_address {
             return Some(("advertise/peers", format!("holds `{address}`, which is not of the form HOST:PORT")));
         }
-        let is_bad = |name: &String| name.is_empty() || name.chars().count() > 64 || name.chars().any(char::is_control);
+        let is_bad =
+            |name: &String| name.trim().is_empty() || name.chars().count() > 64 || name.chars().any(char::is_control);
         if self.name.as_ref().is_some_and(is_bad) {
             return Some(("name", "must be of 1 to 64 characters, none of them a control character".to_owned()));
         }

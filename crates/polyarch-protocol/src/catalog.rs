@@ -124,7 +124,8 @@ impl MemberStatus {
         match (change, self) {
             (MemberChange::Drain, Self::Active) => Ok(Self::Draining),
             (MemberChange::Drain, Self::Joining) => Err("wait until it is active, or remove it with --force"),
-            (MemberChange::Drain, Self::Draining | Self::Down) => Err("it is drained already, or about to be"),
+            // To ask again is to wait again.
+            (MemberChange::Drain, Self::Draining | Self::Down) => Ok(self),
             (MemberChange::Remove { .. }, Self::Down) => Ok(Self::Removed),
             (MemberChange::Remove { force: true }, Self::Active | Self::Joining | Self::Draining) => Ok(Self::Removed),
             (MemberChange::Remove { force: false }, Self::Joining) => {

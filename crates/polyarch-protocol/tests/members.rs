@@ -86,17 +86,35 @@ fn a_member_that_is_cut_off_stays_draining() {
 }
 
 #[test]
-fn a_founder_that_is_alone_stays_draining_until_it_is_taken_back() {
-    let mut cluster = Cluster::over(vec![Node::founded(1)]);
-    let founder =
-        |cluster: &mut Cluster, change| cluster.nodes[0].change_member(1, change).expect("it leads somewhere");
-    for away in [DRAIN, FORCE] {
-        founder(&mut cluster, away);
-        cluster.run_ms(20_000);
-        assert!(matches!(cluster.nodes[0].put("k", "x"), Err(Refusal::MemberIs(_))));
-        founder(&mut cluster, REJOIN);
-        cluster.nodes[0].put("k", "y").expect("it is a member");
+fn the_last_member_that_takes_writes_is_neither_drained_nor_removed() {
+    let mut cluster = Cluster::of(2);
+    let refused = |cluster: &mut Cluster, server_id, change| {
+        let refusal = cluster.nodes[0].change_member(server_id, change).expect_err("it is the last").to_string();
+        assert!(refusal.ends_with("no other member would be left to take writes"), "{refusal}");
+    };
+    cluster.nodes[0].change_member(2, DRAIN).expect("1 is left");
+    cluster.live_ms(2_000);
+    for change in [DRAIN, FORCE] {
+        refused(&mut cluster, 1, change);
     }
+    cluster.nodes[0].put("k", "x").expect("it is a member");
+    let mut alone = Cluster::over(vec![Node::founded(1)]);
+    for change in [DRAIN, FORCE] {
+        refused(&mut alone, 1, change);
+    }
+}
+
+#[test]
+fn a_drained_member_whose_neighbours_are_drained_hands_over_to_one_that_stays() {
+    let mut cluster = linked(4);
+    cluster.nodes[0].set_topology("star:1").expect("they are members");
+    cluster.live_ms(6_000);
+    for server_id in [1, 2, 3] {
+        cluster.nodes[3].change_member(server_id, DRAIN).expect("4 is left");
+        cluster.live_ms(3_000);
+        assert_seen(&cluster, server_id, MemberStatus::Down);
+    }
+    assert_eq!(cluster.nodes[3].change_member(2, DRAIN).expect("to ask again is to wait again").dot, None);
 }
 
 #[test]
@@ -167,7 +185,7 @@ fn a_change_that_leads_nowhere_is_refused_with_what_to_do_instead() {
     assert_eq!(cluster.nodes[0].change_member(9, DRAIN), Err(Refusal::UnknownMember(9)));
     refused(&mut cluster, "active", &[(REMOVE, by_force), (REJOIN, "it is a member already")]);
     cluster.nodes[0].change_member(2, DRAIN).expect("it is active");
-    refused(&mut cluster, "draining", &[(DRAIN, "it is drained already, or about to be"), (REMOVE, by_force)]);
+    refused(&mut cluster, "draining", &[(REMOVE, by_force)]);
     cluster.nodes[0].change_member(2, FORCE).expect("by force");
     refused(&mut cluster, "removed", &[(DRAIN, "it is no member any more"), (FORCE, "it is removed already")]);
     cluster.nodes[0].change_member(2, REJOIN).expect("it was removed");
@@ -180,7 +198,6 @@ fn a_change_that_leads_nowhere_is_refused_with_what_to_do_instead() {
     assert_seen(&cluster, 2, MemberStatus::Active);
     cluster.nodes[0].change_member(2, DRAIN).expect("it is active");
     cluster.live_ms(2_000);
-    refused(&mut cluster, "down", &[(DRAIN, "it is drained already, or about to be")]);
     cluster.nodes[0].change_member(2, REMOVE).expect("it is down");
 }
 

@@ -170,7 +170,12 @@ async fn until_down(client: &Client, server_id: u32) -> Result<(), Failure> {
 
 /// Whether more than the member itself knows where it stands; it may be the one that answers.
 fn is_known_elsewhere(status: &StatusView, server_id: u32) -> bool {
-    status.server_id != server_id || status.peers.iter().any(|peer| peer.linked && peer.ahead == 0)
+    status.server_id != server_id
+        || status.peers.iter().any(|peer| peer.linked && peer.ahead == 0 && takes_writes(peer.status))
+}
+
+fn takes_writes(status: MemberStatus) -> bool {
+    matches!(status, MemberStatus::Active | MemberStatus::Joining)
 }
 
 fn waited_for(status: &StatusView, server_id: u32) -> String {

@@ -64,8 +64,7 @@ impl<S: Storage> Replica<S> {
         // A delete of nothing changes nothing anywhere.
         changes.retain(|change| change.effect.value().is_some() || !change.supersedes.is_empty());
         if changes.is_empty() {
-            let token = SessionToken { seen: self.frontier.heads.applied().clone() };
-            return Ok(Written { dot: None, hlc: None, token: token.to_bytes().into() });
+            return Ok(self.nothing_written());
         }
         self.write_changes(now, |_, _| changes)
     }
@@ -97,6 +96,12 @@ impl<S: Storage> Replica<S> {
         ];
         // A failure is reported where the driver waits for the sync.
         let _ = self.write_changes(now, |_, _| changes);
+    }
+
+    /// The answer to a write that changes nothing: a session that passes it on sees what is here.
+    pub(super) fn nothing_written(&self) -> Written {
+        let token = SessionToken { seen: self.frontier.heads.applied().clone() };
+        Written { dot: None, hlc: None, token: token.to_bytes().into() }
     }
 
     fn check_writable(&self) -> Result<(), Refusal> {

@@ -131,11 +131,22 @@ impl<S: Storage> Replica<S> {
         };
         let wishes = self.link_plan.update(&sight, &self.config.timings.links);
         self.dial = wishes.dial;
+        self.dial.extend(self.heirs_to_dial());
         let links: Vec<LinkId> =
             self.sessions.iter().filter(|(_, s)| wishes.drop.contains(&s.server_id)).map(|(link, _)| *link).collect();
         for link in links {
             self.close(link, "the topology has no such link");
         }
+    }
+
+    /// Members to hand over to, while this one is drained and has a link to none that stays: in a
+    /// star whose hub is drained, say. The topology has no such link, so it lasts for a moment only.
+    fn heirs_to_dial(&self) -> Vec<u32> {
+        let stays = |id: u32| self.catalog.member(id).is_some_and(|member| member.status.takes_writes());
+        if !self.is_draining() || self.established().any(|(_, session)| stays(session.server_id)) {
+            return Vec::new();
+        }
+        self.catalog.present().into_iter().filter(|id| stays(*id) && !self.cut.contains(id)).collect()
     }
 
     /// What is due with each tick.

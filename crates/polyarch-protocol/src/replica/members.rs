@@ -43,7 +43,14 @@ impl<S: Storage> Replica<S> {
         let Some(member) = self.catalog.member(server_id) else {
             return Err(Refusal::UnknownMember(server_id));
         };
-        match member.status.changed(change) {
+        let takes_writes = |other: &&Member| other.server_id != server_id && other.status.takes_writes();
+        let is_last = change != MemberChange::Rejoin && !self.catalog.members().any(|other| takes_writes(&other));
+        let changed = match member.status.changed(change) {
+            Ok(status) if is_last && status != member.status => Err("no other member would be left to take writes"),
+            changed => changed,
+        };
+        match changed {
+            Ok(status) if status == member.status => Ok(self.nothing_written()),
             Ok(status) => self.write_system(&SystemRecord::Member(Member { status, ..member.clone() }), now),
             Err(instead) => {
                 Err(Refusal::MemberChange { server_id, status: member.status, instead: instead.to_owned() })
@@ -159,6 +166,10 @@ impl<S: Storage> Replica<S> {
         let status = self.catalog.member(self.config.server_id).map(|member| member.status);
         let had = || self.frontier.heads.applied().clone();
         self.drain = (status == Some(MemberStatus::Draining)).then(|| Drain { had: had(), heirs: BTreeMap::new() });
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.drain.is_some()
     }
 
     /// Tells a server that it is no member any more, and closes its link.

@@ -134,6 +134,9 @@ pub enum Output {
     Event(Event),
 }
 
+/// A process to which nothing happened for so long, not even a tick, stood still.
+const PAUSE_MS: u64 = 500;
+
 /// One node's state machine over its storage.
 #[derive(Debug)]
 pub struct Replica<S> {
@@ -148,6 +151,10 @@ pub struct Replica<S> {
     catalog: Arc<Catalog>,
     /// What it was before the write sets of this event, if they changed it.
     catalog_before: Option<Arc<Catalog>>,
+    /// When an event was handled last: there is a tick every 100 ms or so.
+    handled_ms: u64,
+    /// This process stood still: until then clocks are not compared.
+    paused_until_ms: u64,
     sessions: BTreeMap<LinkId, Session>,
     plan: FeedPlan,
     /// Since when which seq of an origin has been known to lack here.
@@ -228,6 +235,8 @@ impl<S: Storage> Replica<S> {
             epochs_drawn: 0,
             catalog,
             catalog_before: None,
+            handled_ms: now.mono_ms,
+            paused_until_ms: 0,
             sessions: BTreeMap::new(),
             plan: FeedPlan::default(),
             lags: BTreeMap::new(),
@@ -256,6 +265,7 @@ impl<S: Storage> Replica<S> {
 
     /// Takes one event. What is to be done about it comes out of [`Replica::poll_output`].
     pub fn handle(&mut self, input: Input, now: Now) {
+        self.note_pause(now);
         match input {
             Input::LinkUp { link, .. } if self.failed.is_some() => self.close_for_good(link),
             Input::Found(key) => self.found(key, now),
@@ -296,6 +306,14 @@ impl<S: Storage> Replica<S> {
         self.plan_links(now);
         self.gossip(now);
         debug_assert_eq!(self.validate(), Ok(()));
+    }
+
+    /// A process that stood still reads old heartbeats next, which say nothing of anybody's clock.
+    fn note_pause(&mut self, now: Now) {
+        if now.mono_ms.saturating_sub(self.handled_ms) > PAUSE_MS {
+            self.paused_until_ms = now.mono_ms.saturating_add(2 * PAUSE_MS);
+        }
+        self.handled_ms = now.mono_ms;
     }
 
     /// The next thing to do, of those that need no more of the log than `durable` to be synced.

@@ -252,6 +252,9 @@ impl<S: Storage> Replica<S> {
     }
 
     fn check_clock(&mut self, link: LinkId, heartbeat: &Heartbeat, now: Now) {
+        if now.mono_ms < self.paused_until_ms {
+            return;
+        }
         let max = self.config.timings.clock_offset_max_ms;
         let offset_ms = i128::from(heartbeat.clock_ms) - i128::from(now.wall_ms);
         let offset_ms = offset_ms.clamp(i64::MIN.into(), i64::MAX.into()) as i64;
