@@ -14,7 +14,7 @@ pub struct Bug {
 }
 
 /// All bugs there are.
-pub const BUGS: [Bug; 13] = [
+pub const BUGS: [Bug; 16] = [
     Bug { name: "no-sync", what: "the log says that it is synced and is not" },
     Bug { name: "no-sync-at-recovery", what: "what a start finds in the page cache is taken for durable" },
     Bug {
@@ -35,6 +35,9 @@ pub const BUGS: [Bug; 13] = [
         name: "context-apart-from-values",
         what: "a read's context comes from another look at the record than its values",
     },
+    Bug { name: "drained-takes-writes", what: "a drained member takes writes all the same" },
+    Bug { name: "removed-is-heard", what: "a removed member keeps its links and is heard" },
+    Bug { name: "stays-joining", what: "a member that has caught up does not say so" },
     Bug { name: "dials-everyone", what: "a driver dials all members, not those that the plan names" },
     Bug { name: "durable-instead-of-staged", what: "the coordinator looks at what is synced, not at what is staged" },
 ];

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use polyarch_crdt::{AppliedSet, Dot, FieldPath};
+use polyarch_crdt::{AppliedSet, Dot, FieldPath, seeded_bug};
 
 use super::coordinator::system_change;
 use super::{LinkId, Now, Output, Replica};
@@ -69,7 +69,7 @@ impl<S: Storage> Replica<S> {
         let status = match held.map(|member| member.status) {
             None => MemberStatus::Joining,
             Some(_) if !caught_up => return,
-            Some(MemberStatus::Joining) => MemberStatus::Active,
+            Some(MemberStatus::Joining) if !seeded_bug("stays-joining") => MemberStatus::Active,
             Some(MemberStatus::Draining) if is_handed_over => MemberStatus::Down,
             Some(status) => status,
         };
@@ -139,8 +139,7 @@ impl<S: Storage> Replica<S> {
         self.tell_of_catalog(&before, &after);
         self.link_states.retain(&after.present());
         self.links_due = true;
-        let removed: BTreeSet<u32> =
-            after.members().filter(|member| member.status == MemberStatus::Removed).map(|m| m.server_id).collect();
+        let removed: BTreeSet<u32> = after.members().filter(|member| is_refused(member)).map(|m| m.server_id).collect();
         let links: Vec<_> =
             self.sessions.iter().filter(|(_, s)| removed.contains(&s.server_id)).map(|(link, _)| *link).collect();
         for link in links {
@@ -196,4 +195,9 @@ impl<S: Storage> Replica<S> {
             }
         }
     }
+}
+
+/// Whether nobody has a link to this member.
+pub(super) fn is_refused(member: &Member) -> bool {
+    member.status == MemberStatus::Removed && !seeded_bug("removed-is-heard")
 }

@@ -388,7 +388,7 @@ impl<S: Storage> Replica<S> {
 
     /// Why clients' writes are refused now, if they are.
     pub fn writes_refused(&self) -> Option<Refusal> {
-        let refusing = self.own_status().filter(|status| !status.takes_writes());
+        let refusing = self.own_status().filter(|status| !status.takes_writes() && !seeded_bug("drained-takes-writes"));
         self.system_writes_refused().or(refusing.map(Refusal::MemberIs))
     }
 

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use polyarch_crdt::{AppliedSet, Origin, seeded_bug};
 
+use super::members::is_refused;
 use super::{LinkId, Now, Output, Replica};
-use crate::catalog::MemberStatus;
 use crate::event::Event;
 use crate::feed::Feed;
 use crate::peer::{Heartbeat, Hello, PeerMessage, Refuse, RefuseReason, Subscribe, Twin};
@@ -161,7 +161,7 @@ impl<S: Storage> Replica<S> {
                 self.output(Output::Send(link, PeerMessage::Twin(Twin { addresses })));
                 return self.close(link, "it has this node's own server id; stop one of the two");
             }
-            Some(_) if self.catalog.member(server_id).is_some_and(|m| m.status == MemberStatus::Removed) => {
+            Some(_) if self.catalog.member(server_id).is_some_and(is_refused) => {
                 return self.refuse_removed(link);
             }
             Some(_) => {
