@@ -159,6 +159,19 @@ fn a_cut_link_goes_down_stays_down_without_a_word_and_can_be_healed() {
     cluster.assert_equal();
 }
 
+#[test]
+fn a_write_set_that_comes_home_is_counted_and_skipped() {
+    let mut node = Node::founded(1);
+    node.put("k", "v").expect("it is writable");
+    node.meet(1, 2);
+    let (applied, own) = (node.applied(), node.replica.storage().write_sets());
+    node.feed(1, &own);
+    let counters = node.status().counters;
+    assert_eq!((counters.returned, counters.skipped), (own.len() as u64, own.len() as u64));
+    assert_eq!((node.applied(), node.replica.storage().write_sets()), (applied, own));
+    assert!(node.closed.is_empty(), "that it came is nobody's fault");
+}
+
 // Heartbeats.
 
 #[test]
