@@ -13,17 +13,24 @@ const SHAPED_WITHIN: Duration = Duration::from_secs(20);
 /// How long the nodes may take to be equal once the links are stable and nobody writes.
 const CONVERGED_WITHIN: Duration = Duration::from_secs(30);
 
+/// A cluster in this topology, with writers on all its nodes.
+async fn loaded(nodes: u32, words: &str, topology: &str, seed: u64) -> (Cluster, Watch, Writers) {
+    let cluster = cluster_with_keyspace(nodes, KeyspaceKind::Mv, "").await;
+    let all = cluster.server_ids();
+    set_topology(&cluster, words);
+    let watch = Watch::of(&cluster, &all);
+    watch.until_shaped(topology, SHAPED_WITHIN).await;
+    let clients: Vec<_> = all.iter().map(|id| cluster.client_of(*id)).collect();
+    let writers = Writers::start(&clients, 2, "k", seed);
+    (cluster, watch, writers)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn links_that_flap_leave_nothing_behind_once_they_are_stable() {
     let _turn = turn().await;
     let (seed, mut rng) = Rng::from_environment();
-    let mut cluster = cluster_with_keyspace(5, KeyspaceKind::Mv, "").await;
+    let (mut cluster, watch, writers) = loaded(5, "ring", "ring", seed).await;
     let all = cluster.server_ids();
-    set_topology(&cluster, "ring");
-    let watch = Watch::of(&cluster, &all);
-    watch.until_shaped("ring", SHAPED_WITHIN).await;
-    let clients: Vec<_> = all.iter().map(|id| cluster.client_of(*id)).collect();
-    let writers = Writers::start(&clients, 2, "k", seed);
     let end = Instant::now() + window(6);
     let (mut flaps, mut is_cut) = (0, [false; 2]);
     while Instant::now() < end {
@@ -55,13 +62,8 @@ async fn links_that_flap_leave_nothing_behind_once_they_are_stable() {
 async fn spokes_that_reach_different_hubs_are_equal_all_the_same() {
     let _turn = turn().await;
     let (seed, _) = Rng::from_environment();
-    let mut cluster = cluster_with_keyspace(6, KeyspaceKind::Mv, "").await;
+    let (mut cluster, watch, writers) = loaded(6, "star --hubs 1,2", "star:1,2", seed).await;
     let all = cluster.server_ids();
-    set_topology(&cluster, "star --hubs 1,2");
-    let watch = Watch::of(&cluster, &all);
-    watch.until_shaped("star:1,2", SHAPED_WITHIN).await;
-    let clients: Vec<_> = all.iter().map(|id| cluster.client_of(*id)).collect();
-    let writers = Writers::start(&clients, 2, "k", seed);
     watch.until_written(50).await;
     let between_spokes = [(3, 4), (3, 5), (3, 6), (4, 5), (4, 6), (5, 6)];
     for (one, other) in between_spokes.into_iter().chain([(1, 3), (1, 4), (2, 5), (2, 6)]) {
@@ -87,13 +89,8 @@ async fn spokes_that_reach_different_hubs_are_equal_all_the_same() {
 async fn a_link_that_one_end_refuses_is_gone_around() {
     let _turn = turn().await;
     let (seed, _) = Rng::from_environment();
-    let mut cluster = cluster_with_keyspace(4, KeyspaceKind::Mv, "").await;
+    let (mut cluster, watch, writers) = loaded(4, "ring", "ring", seed).await;
     let all = cluster.server_ids();
-    set_topology(&cluster, "ring");
-    let watch = Watch::of(&cluster, &all);
-    watch.until_shaped("ring", SHAPED_WITHIN).await;
-    let clients: Vec<_> = all.iter().map(|id| cluster.client_of(*id)).collect();
-    let writers = Writers::start(&clients, 2, "k", seed);
     watch.until_written(50).await;
     // The end with the greater server id dials first, so each is the one that refuses in turn.
     for (refuses, dials) in [(1, 2), (2, 1)] {
