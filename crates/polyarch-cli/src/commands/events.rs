@@ -17,7 +17,7 @@ use crate::terminal::Output;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Each node keeps its own ledger, of what it saw itself, also over restarts: the last 1,000 are shown at most. The same
-event is noted once a minute. \"this node\" in it is the one that answers: name it with --node. Newest last; with --json:
+alarm is noted once a minute. \"this node\" in it is the one that answers: name it with --node. Newest last; with --json:
   {\"time_ms\", \"alarm\", \"text\"}
 
 Examples:
