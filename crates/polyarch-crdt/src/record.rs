@@ -20,6 +20,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{AppliedSet, Dot, Hlc, seeded_bug};
 
+/// The most that a dot takes when it is encoded: 5, 5 and 10 bytes.
+const DOT_BYTES: usize = 20;
+/// The most that a sibling takes beside its value: dot, stamp and length.
+const SIBLING_BYTES: usize = DOT_BYTES + 15;
+/// Absorb entries that stay together in a piece of a record.
+const ABSORB_AT_ONCE: usize = 1_024;
+
 /// A field of a record: empty for an opaque value, a JSON Pointer within a document.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct FieldPath(Box<str>);
@@ -152,6 +159,61 @@ impl Record {
             joined
         });
         Record { fields: fields.filter(|f| !f.is_empty()).collect() }
+    }
+
+    /// Takes in what another piece of the same record holds: the union of both. Neither side takes
+    /// anything from the other, so this is for pieces of one record only ([`Record::pieces`]).
+    pub fn unite(&mut self, piece: Record) {
+        for field in piece.fields {
+            let at = self.field_index(&field.path);
+            let mine = &mut self.fields[at];
+            mine.note_absorb(field.absorb.into_iter());
+            for sibling in field.siblings {
+                mine.insert(sibling);
+            }
+        }
+        // A dot that one piece shows and another absorbs was superseded between the two.
+        for field in &mut self.fields {
+            let absorb = &field.absorb;
+            field.siblings.retain(|sibling| absorb.binary_search(&sibling.dot).is_err());
+        }
+    }
+
+    /// Cuts the record into pieces of about `bytes_max` bytes each, in order; [`Record::unite`] puts
+    /// them together again. At least one sibling or absorb entry goes into each, so a piece is
+    /// longer where a value is.
+    pub fn pieces(&self, bytes_max: usize) -> Vec<Record> {
+        let (mut pieces, mut piece, mut bytes) = (Vec::new(), Record::default(), 0);
+        for field in &self.fields {
+            let siblings = field.siblings.iter().map(|sibling| {
+                let part = Field { path: field.path.clone(), siblings: vec![sibling.clone()], absorb: Vec::new() };
+                (part, SIBLING_BYTES + sibling.value.len())
+            });
+            let absorb = field.absorb.chunks(ABSORB_AT_ONCE).map(|dots| {
+                let part = Field { path: field.path.clone(), siblings: Vec::new(), absorb: dots.to_vec() };
+                (part, dots.len() * DOT_BYTES)
+            });
+            for (part, part_bytes) in siblings.chain(absorb) {
+                let part_bytes = part_bytes + field.path.0.len();
+                if bytes > 0 && bytes + part_bytes > bytes_max {
+                    pieces.push(std::mem::take(&mut piece));
+                    bytes = 0;
+                }
+                bytes += part_bytes;
+                piece.unite(Record { fields: vec![part] });
+            }
+        }
+        pieces.push(piece);
+        pieces
+    }
+
+    /// About how many bytes the record takes when it is encoded.
+    pub fn encoded_bytes(&self) -> usize {
+        let field = |field: &Field| {
+            let values: usize = field.siblings.iter().map(|sibling| SIBLING_BYTES + sibling.value.len()).sum();
+            field.path.0.len() + values + field.absorb.len() * DOT_BYTES
+        };
+        self.fields.iter().map(field).sum()
     }
 
     /// Forgets absorb entries that `checkpointed` includes: the applied-set that the newest

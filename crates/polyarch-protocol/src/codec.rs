@@ -30,6 +30,10 @@ pub enum Kind {
     Response = b'A',
     /// A [`crate::catalog::SystemRecord`], as a value of the system keyspace.
     System = b'S',
+    /// A [`crate::SnapshotRequest`].
+    SnapshotRequest = b'R',
+    /// A [`crate::SnapshotPart`].
+    SnapshotPart = b'N',
 }
 
 /// Why a frame's bytes are not the message they should be.
@@ -84,6 +88,13 @@ pub(crate) fn link_states<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deseri
 /// they are read.
 pub(crate) fn topology<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
     deserializer.deserialize_seq(AtMost { max: wire::TOPOLOGY_NAMES_MAX, items: PhantomData })
+}
+
+/// Reads the records of a snapshot's part: no more than a donor sends, refused before they are read.
+pub(crate) fn snapshot_records<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    deserializer.deserialize_seq(AtMost { max: crate::snapshot::PART_RECORDS_MAX, items: PhantomData })
 }
 
 struct AtMost<T> {

@@ -107,6 +107,25 @@ pub enum Event {
         /// The member.
         server_id: u32,
     },
+    /// A snapshot is fetched: what this node lacks no member's log still has.
+    SnapshotBegun {
+        /// The donor.
+        from: u32,
+    },
+    /// A snapshot could not be fetched or joined; nothing was changed, and it is tried again.
+    SnapshotFailed {
+        /// The donor.
+        from: u32,
+        /// Why.
+        reason: String,
+    },
+    /// A snapshot was joined with what this node had.
+    SnapshotJoined {
+        /// The donor, if this process fetched it.
+        from: Option<u32>,
+        /// Of how many origins there is more now.
+        origins: usize,
+    },
     /// Alarm: a stamp lies absurdly far ahead; the write set was applied, its stamp not merged.
     StampAhead {
         /// The write set.
@@ -140,6 +159,10 @@ impl Event {
                 | Self::EpochOpened { .. }
                 | Self::MemberChanged { .. }
                 | Self::TopologyChanged { .. }
+                | Self::NotFed { .. }
+                | Self::SnapshotBegun { .. }
+                | Self::SnapshotFailed { .. }
+                | Self::SnapshotJoined { .. }
         )
     }
 }
@@ -193,6 +216,16 @@ impl fmt::Display for Event {
             }
             Self::NotFed { origin, server_id } => {
                 write!(f, "member {server_id} can no longer feed {origin} from its log")
+            }
+            Self::SnapshotBegun { from } => {
+                write!(f, "no member's log still has what this node lacks; fetching a snapshot from member {from}")
+            }
+            Self::SnapshotFailed { from, reason } => {
+                write!(f, "no snapshot from member {from}: {reason}; nothing was changed, and it is tried again")
+            }
+            Self::SnapshotJoined { from, origins } => {
+                let donor = from.map_or_else(String::new, |from| format!(" of member {from}"));
+                write!(f, "joined a snapshot{donor}: there is more of {origins} origins now")
             }
             Self::StampAhead { dot, hlc, ahead_ms } => {
                 write!(f, "{dot} is stamped {hlc}, {ahead_ms} ms ahead of this clock")

@@ -22,7 +22,7 @@ pub struct Frontier {
     /// The greatest stamp among the applied write sets.
     pub hlc: Hlc,
     /// The newest epoch of each server, as far as applied.
-    epochs: BTreeMap<u32, Origin>,
+    pub(crate) epochs: BTreeMap<u32, Origin>,
 }
 
 /// What applying a write set did, for whoever counts or listens.

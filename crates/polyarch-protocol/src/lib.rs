@@ -24,6 +24,7 @@ mod keyspace;
 mod plan;
 mod reach;
 mod replica;
+mod snapshot;
 mod topology;
 mod waiting;
 mod write_set;
@@ -38,6 +39,10 @@ pub use limits::Limits;
 pub use plan::{FeedTimings, LinkPlan, LinkSight, LinkTimings, LinkWishes};
 pub use reach::{Distances, LinkState, LinkStates, Taken};
 pub use replica::{Durability, Input, LinkId, Now, Output, Replica, ReplicaConfig, RequestTag, Timings, context_scope};
+pub use snapshot::{
+    ForkedOrigin, FrontierOutline, KeysHeld, Resume, SnapshotBegin, SnapshotId, SnapshotPart, SnapshotRecord,
+    SnapshotRecords, SnapshotRequest, SnapshotSource, SnapshotStep,
+};
 pub use storage::{LogBatch, LogMark, LogPosition, LogReadError, LogSource, Records, Storage, StorageError};
 pub use topology::{Edge, ParseTopologyError, Topology, TopologyError};
 pub use write_set::{Change, Dependencies, Effect, WriteSet, WriteSetError};

@@ -13,6 +13,7 @@ mod coordinator;
 mod links;
 mod members;
 mod sessions;
+mod snapshots;
 mod views;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -39,6 +40,7 @@ pub use coordinator::context_scope;
 use links::{ToldRemoved, Twins};
 use members::Drain;
 use sessions::Session;
+use snapshots::Snapshots;
 use views::Lag;
 
 /// A link as its driver numbers it; numbers are not used again while a process lives.
@@ -107,6 +109,10 @@ pub enum Input {
         /// The bytes of the write sets.
         write_sets: Vec<Bytes>,
     },
+    /// A snapshot of this member, fetched by an earlier process, is whole and about to be joined.
+    SnapshotHeld(u32),
+    /// What [`Output::FetchSnapshot`] asked for, or the join of it, came to nothing.
+    SnapshotFailed(String),
     /// The log is synced up to here.
     Durable(LogPosition),
     /// A write or sync of the log failed.
@@ -128,6 +134,9 @@ pub enum Output {
     FeedMore(LinkId),
     /// One group of the link's feed was taken in.
     GroupTaken(LinkId),
+    /// Fetch a snapshot from the member on this link, and join it. The replica hears of it again by
+    /// [`Replica::adopt`] or [`Input::SnapshotFailed`].
+    FetchSnapshot(LinkId),
     /// Close the link.
     CloseLink(LinkId, String),
     /// Tell the operator.
@@ -175,6 +184,7 @@ pub struct Replica<S> {
     told_removed: Option<ToldRemoved>,
     /// While this member is draining: what it had when it heard of that.
     drain: Option<Drain>,
+    snapshots: Snapshots,
     paused: BTreeSet<Origin>,
     cut: BTreeSet<u32>,
     gossip: Gossip,
@@ -250,6 +260,7 @@ impl<S: Storage> Replica<S> {
             twins: Twins::default(),
             told_removed: None,
             drain: None,
+            snapshots: Snapshots::default(),
             paused: BTreeSet::new(),
             cut: BTreeSet::new(),
             gossip: Gossip::default(),
@@ -295,10 +306,13 @@ impl<S: Storage> Replica<S> {
             Input::LinkDown(link) => self.link_down(link, now),
             Input::Message(link, message) => self.message(link, message, now),
             Input::FeedGroup { link, subscription, write_sets } => self.feed_group(link, subscription, write_sets, now),
+            Input::SnapshotHeld(from) => self.snapshot_held(from),
+            Input::SnapshotFailed(reason) => self.fetch_failed(reason, now),
             Input::Durable(position) => self.synced(position),
             Input::StorageFailed(reason) => self.fail(reason),
             Input::Tick => {
                 self.replan(now);
+                self.fetch_when_unfed(now);
                 self.tick_links(now);
             }
         }

@@ -51,6 +51,7 @@ pub(super) struct Session {
 struct Refused {
     seq: u64,
     since_ms: u64,
+    reason: RefuseReason,
 }
 
 impl Session {
@@ -72,6 +73,22 @@ impl Session {
             serving: BTreeSet::new(),
             owed: 0,
         }
+    }
+
+    /// Whether the peer was last known to have more of an origin than `applied`.
+    pub(super) fn has_more_of(&self, origin: Origin, applied: &AppliedSet) -> bool {
+        self.heartbeat.as_ref().is_some_and(|heartbeat| heartbeat.applied.seq(origin) > applied.seq(origin))
+    }
+
+    /// Whether the peer said that it does not feed an origin.
+    pub(super) fn refuses(&self, origin: Origin) -> bool {
+        self.refused.contains_key(&origin)
+    }
+
+    /// Whether it said so because its log has not, or does not give, what is wanted of the origin.
+    pub(super) fn lacks_log_of(&self, origin: Origin) -> bool {
+        let lacks = |reason| matches!(reason, RefuseReason::LogRemoved | RefuseReason::LogUnreadable);
+        self.refused.get(&origin).is_some_and(|refused| lacks(refused.reason))
     }
 }
 
@@ -273,7 +290,11 @@ impl<S: Storage> Replica<S> {
         if refuse.subscription != session.subscription || !session.subscribed.remove(&refuse.origin) {
             return;
         }
-        let refused = Refused { seq: self.frontier.heads.applied().seq(refuse.origin), since_ms: now.mono_ms };
+        let refused = Refused {
+            seq: self.frontier.heads.applied().seq(refuse.origin),
+            since_ms: now.mono_ms,
+            reason: refuse.reason,
+        };
         session.refused.insert(refuse.origin, refused);
         self.plan.leave(refuse.origin, link);
         match refuse.reason {
@@ -369,6 +390,20 @@ impl<S: Storage> Replica<S> {
         }
     }
 
+    /// Begins those feeds anew that would still bring what has come in another way.
+    pub(super) fn subscribe_anew_to(&mut self, gained: &AppliedSet, now: Now) {
+        let brings = |session: &Session| gained.iter().any(|dot| session.subscribed.contains(&dot.origin));
+        let links: Vec<(LinkId, BTreeSet<Origin>)> =
+            self.established().filter(|(_, s)| brings(s)).map(|(link, s)| (link, s.subscribed.clone())).collect();
+        for (link, subscribed) in links {
+            self.subscribe(link, subscribed, now);
+        }
+    }
+
+    pub(super) fn is_paused(&self, origin: Origin) -> bool {
+        self.paused.contains(&origin)
+    }
+
     fn subscribe(&mut self, link: LinkId, wanted: BTreeSet<Origin>, now: Now) {
         let Some(session) = self.sessions.get_mut(&link) else { return };
         session.subscription += 1;
@@ -457,7 +492,7 @@ impl<S: Storage> Replica<S> {
     }
 
     /// Applies whatever waits on any link and no longer has to.
-    fn take_waiting(&mut self, now: Now) {
+    pub(super) fn take_waiting(&mut self, now: Now) {
         loop {
             let applied = self.frontier.heads.applied();
             let Some(due) =
