@@ -93,6 +93,8 @@ pub enum SnapshotPart {
     Log(#[serde(deserialize_with = "codec::changes")] Vec<Bytes>),
     /// W: what all of it adds up to.
     End(ChainHeads),
+    /// The donor cannot go on, for this reason. The receiver begins again later.
+    GivenUp(String),
 }
 
 /// A record, or a piece of one, with its key.
@@ -182,7 +184,7 @@ impl SnapshotPart {
         let in_order = match &part {
             Self::Records { records, .. } => records.is_sorted_by(|one, two| one.key <= two.key) && !records.is_empty(),
             Self::Log(write_sets) => !write_sets.is_empty(),
-            Self::Begin(_) | Self::Resumed(_) | Self::End(_) => true,
+            Self::Begin(_) | Self::Resumed(_) | Self::End(_) | Self::GivenUp(_) => true,
         };
         in_order.then_some(part).ok_or(CodecError::Malformed)
     }
