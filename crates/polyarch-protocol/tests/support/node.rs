@@ -45,6 +45,8 @@ pub(crate) struct Node {
     pub(crate) closed: Vec<(LinkId, String)>,
     /// How many groups were taken, per link.
     pub(crate) taken: BTreeMap<LinkId, usize>,
+    /// Links that a snapshot was to be fetched on.
+    pub(crate) fetches: Vec<LinkId>,
     posted: usize,
     boots: u128,
     requests: u64,
@@ -70,6 +72,7 @@ impl Node {
             sent: Vec::new(),
             closed: Vec::new(),
             taken: BTreeMap::new(),
+            fetches: Vec::new(),
             posted: 0,
             boots: 1,
             requests: 0,
@@ -123,6 +126,7 @@ impl Node {
                 }
                 // These tests poll every feed.
                 Output::FeedMore(_) => {}
+                Output::FetchSnapshot(link) => self.fetches.push(link),
                 Output::GroupTaken(link) => *self.taken.entry(link).or_default() += 1,
                 Output::CloseLink(link, reason) => {
                     self.feeds.remove(&link);
@@ -171,6 +175,7 @@ impl Node {
         self.config.boot_id = config(self.config.server_id, self.boots).boot_id;
         self.replica = Replica::open(self.config.clone(), storage, frontier, self.now).expect("its storage reads");
         self.feeds.clear();
+        self.fetches.clear();
     }
 
     fn tag(&mut self) -> RequestTag {
