@@ -9,12 +9,15 @@ mod samples;
 use std::fmt::Debug;
 
 use bytes::Bytes;
-use polyarch_protocol::WriteSet;
 use polyarch_protocol::catalog::SystemRecord;
 use polyarch_protocol::client::{ClientRequest, ClientResponse};
 use polyarch_protocol::codec::CodecError;
 use polyarch_protocol::peer::{FeedGroup, PeerMessage};
-use samples::{feed_samples, peer_samples, request_samples, response_samples, system_samples, write_set_samples};
+use polyarch_protocol::{SnapshotPart, SnapshotRequest, WriteSet};
+use samples::{
+    feed_samples, peer_samples, request_samples, response_samples, snapshot_part_samples, snapshot_request_samples,
+    system_samples, write_set_samples,
+};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -78,6 +81,27 @@ fn write_sets() {
 fn system_records() {
     let fixture = include_str!("fixtures/system_record.v1.hex");
     check(fixture, &system_samples(), |r| r.encode().to_vec(), SystemRecord::decode);
+}
+
+#[test]
+fn snapshots() {
+    #[derive(Debug, PartialEq)]
+    enum Frame {
+        Request(SnapshotRequest),
+        Part(SnapshotPart),
+    }
+    let requests = snapshot_request_samples().into_iter().map(|(name, request)| (name, Frame::Request(request)));
+    let parts = snapshot_part_samples().into_iter().map(|(name, part)| (name, Frame::Part(part)));
+    let encode = |frame: &Frame| match frame {
+        Frame::Request(request) => request.encode(),
+        Frame::Part(part) => part.encode(),
+    };
+    let decode = |bytes: &[u8]| match SnapshotRequest::is_kind(bytes) {
+        true => SnapshotRequest::decode(bytes).map(Frame::Request),
+        false => SnapshotPart::decode(bytes).map(Frame::Part),
+    };
+    let samples: Vec<(&str, Frame)> = requests.chain(parts).collect();
+    check(include_str!("fixtures/snapshot.v1.hex"), &samples, encode, decode);
 }
 
 #[test]
