@@ -429,7 +429,12 @@ impl<S: StateStore> Walk<S> {
         }
         self.met_state = true;
         let logged = match &held.provenance {
-            Provenance::Joined(logged) => logged,
+            Provenance::Joined(logged) => {
+                // The boundary comes next, or a crash came before it.
+                self.upon_nothing = None;
+                findings.report.from_the_beginning = false;
+                logged
+            }
             Provenance::Log | Provenance::Joining => &held.frontier.heads,
         };
         if logged != heads {

@@ -130,6 +130,12 @@ impl Sequence {
     }
 
     fn take_records(&mut self, records: &[SnapshotRecord], cut: bool) -> Result<(), SequenceError> {
+        let first = records.first().map(|first| &first.key);
+        if let Some((open, _)) = &self.cut
+            && first != Some(open)
+        {
+            return Err(SequenceError::CutShort(open.clone()));
+        }
         for SnapshotRecord { key, record } in records {
             let bytes = record.encoded_bytes();
             match &mut self.cut {

@@ -1,6 +1,8 @@
 //! What a join makes of two stores.
 
-use polyarch_protocol::LogPosition;
+use std::collections::BTreeMap;
+
+use polyarch_protocol::{LogPosition, RecordKey};
 use polyarch_store::files::simulated::SimulatedDisk;
 use polyarch_store::files::{Directory, Files};
 use polyarch_store::state::{MemoryOpener, MemoryState, SledState, StateStore};
@@ -8,6 +10,8 @@ use polyarch_store::{DiskStore, StoreConfig, VerifyConfig, verify, verify_parts}
 
 use super::support::{Model, Node, Sees, Write};
 use super::walk::Walk;
+
+type Shown = BTreeMap<RecordKey, String>;
 
 fn put(number: u32, origin: u32) -> Write {
     Write { origin, changes: vec![(number, Sees::All, true)] }
@@ -109,4 +113,41 @@ fn an_empty_directory_becomes_what_the_snapshot_is() {
     drop(new);
     let new = on_disk(&dir.path().join("new"));
     assert_eq!((new.live(), &new.frontier), (both.live(), &both.frontier));
+}
+
+/// The donor had superseded a write when its walk began, which came while it walked; before it read
+/// the record, two checkpoints had that write. Says what the receiver shows then, and what it should.
+fn absorbed_while_it_is_walked(config: &StoreConfig) -> (Shown, Shown) {
+    let open = |seed| {
+        let files = SimulatedDisk::new(seed, 512);
+        Node::open(files, MemoryOpener::new(MemoryState::new()), config).unwrap()
+    };
+    let (mut one, mut two) = (open(1), open(2));
+    let mut both = Model::default();
+    let write = |node: &mut Node<_, _>, both: &mut Model, origin, sees| {
+        let (write_set, bytes, _) = node.write(&Write { origin, changes: vec![(1, sees, true)] });
+        both.apply(&write_set, &bytes);
+        node.checkpoint();
+        node.checkpoint();
+    };
+    write(&mut one, &mut both, 0, Sees::Ahead(1, 1));
+    let walk = Walk::begin(&mut one, 1);
+    write(&mut one, &mut both, 1, Sees::Nothing);
+    let end = one.store.durable_end();
+    one.store.remove_log_before(end).unwrap();
+    let snapshot = walk.fetch(two.store.snapshot_files().clone());
+    let joined = two.store.begin_join(snapshot, &two.frontier).ok().unwrap().run(|_| true).unwrap();
+    two.frontier = two.store.adopt(joined, &two.frontier).unwrap();
+    two.store.publish_staged();
+    (two.live(), both.live())
+}
+
+#[test]
+fn what_a_walk_began_with_is_absorbed_wherever_it_is_joined() {
+    let (found, expected) = absorbed_while_it_is_walked(&StoreConfig::default());
+    assert_eq!(found, expected);
+    let mut config = StoreConfig::default();
+    config.bugs.absorb_not_pinned = true;
+    let (found, expected) = absorbed_while_it_is_walked(&config);
+    assert_ne!(found, expected, "the seeded bug does what it is for");
 }

@@ -3,5 +3,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod crashes;
+mod file;
 mod joins;
+mod model;
 mod walk;

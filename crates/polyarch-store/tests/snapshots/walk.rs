@@ -17,7 +17,7 @@ use super::support::Node;
 
 /// A walk and what it reads.
 pub(crate) struct Walk<F: Files, S: StateStore> {
-    pub(crate) pin: Pin,
+    pin: Pin,
     begin: SnapshotBegin,
     source: SnapshotSource,
     donor: Donor<F, S>,
