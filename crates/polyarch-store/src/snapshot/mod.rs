@@ -57,7 +57,8 @@ const SYNC_BYTES: u64 = 8 << 20;
 pub struct SnapshotReceiver<F: Files> {
     files: F,
     file: F::File,
-    sequence: Sequence,
+    // Boxed, for a receiver is handed about whole.
+    sequence: Box<Sequence>,
     /// Where the next frame goes, and the CRC it begins with.
     end: u64,
     crc: u32,
@@ -148,7 +149,7 @@ impl<F: Files> SnapshotReceiver<F> {
         let header = header();
         file.write_at(&header, 0).map_err(SnapshotError::io("write"))?;
         let crc = crc32c::crc32c(&header[..12]);
-        let sequence = Sequence::new(first);
+        let sequence = Box::new(Sequence::new(first));
         let end = HEADER_BYTES as u64;
         let mut receiver = Self { files, file, sequence, end, crc, synced: 0, sync_failed: false };
         receiver.write(begin)?;
@@ -168,6 +169,7 @@ impl<F: Files> SnapshotReceiver<F> {
         };
         let seen = files.open_to_read(INCOMING).map_err(SnapshotError::io("open"))?;
         let Some(Read { sequence, end, crc }) = read::read(seen)? else { return Ok(None) };
+        let sequence = Box::new(sequence);
         Ok(Some(Self { files, file, sequence, end, crc, synced: end, sync_failed: false }))
     }
 
@@ -208,7 +210,7 @@ impl<F: Files> SnapshotReceiver<F> {
         }
         let next = self.sequence.followed_by(&decoded)?;
         self.write(part)?;
-        self.sequence = next;
+        *self.sequence = next;
         match self.is_whole() || self.end - self.synced >= SYNC_BYTES {
             true => self.sync(),
             false => Ok(()),

@@ -97,8 +97,9 @@ impl<S: StateStore> Place<S> {
 
     /// The greatest number that a state had which was set aside.
     fn greatest_set_aside(&self) -> io::Result<u64> {
-        let mut greatest = self.set_aside_count()?;
-        for count in 1..=greatest {
+        let set_aside = self.set_aside_count()?;
+        let mut greatest = set_aside;
+        for count in 1..=set_aside {
             let numbers = numbers_in(&self.data.join(set_aside_name(count)))?;
             greatest = greatest.max(numbers.directories.last().copied().unwrap_or(0));
         }
