@@ -115,6 +115,11 @@ pub enum Event {
         /// The member.
         server_id: u32,
     },
+    /// Alarm: the bounds of the log are reached, and what a member is not known to have was removed.
+    LeftBehind {
+        /// The member.
+        server_id: u32,
+    },
     /// Alarm: a stamp lies absurdly far ahead; the write set was applied, its stamp not merged.
     StampAhead {
         /// The write set.
@@ -204,6 +209,9 @@ impl fmt::Display for Event {
             }
             Self::NotFed { origin, server_id } => {
                 write!(f, "member {server_id} can no longer feed {origin} from its log")
+            }
+            Self::LeftBehind { server_id } => {
+                write!(f, "the log no longer reaches back to where member {server_id} is; it will be sent a snapshot")
             }
             Self::StampAhead { dot, hlc, ahead_ms } => {
                 write!(f, "{dot} is stamped {hlc}, {ahead_ms} ms ahead of this clock")

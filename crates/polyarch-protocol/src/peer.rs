@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::chain::ChainHead;
 use crate::codec::{self, CodecError, Kind};
 use crate::limits::wire;
+use crate::progress::MemberProgress;
 use crate::reach::LinkState;
 
 /// A cluster's identity, drawn at its founding.
@@ -66,6 +67,8 @@ pub enum PeerMessage {
     /// so, as far as the sender has them: a receiver that has applied those and stands elsewhere
     /// knows better.
     Removed(AppliedSet),
+    /// How far members are: all that the sender knows when a link comes up, then what is new.
+    Progress(#[serde(deserialize_with = "codec::progress")] Vec<MemberProgress>),
 }
 
 /// Who speaks.
@@ -143,6 +146,7 @@ impl PeerMessage {
             | Self::LinkStates(_)
             | Self::Twin(_)
             | Self::Removed(_) => PeerVersion::V1,
+            Self::Progress(_) => PeerVersion::V2,
         }
     }
 

@@ -181,7 +181,8 @@ fn an_idle_node_sends_a_heartbeat_a_second_and_a_busy_one_ten() {
     for (one, other) in [(0, 1), (1, 2), (0, 2)] {
         cluster.link(one, other);
     }
-    cluster.run_ms(3_000);
+    // Until how far each is has been told to all as well.
+    cluster.run_ms(11_000);
     let beats = |cluster: &Cluster| -> usize {
         let sent = cluster.nodes.iter().flat_map(|node| &node.sent);
         sent.filter(|(_, message)| matches!(message, PeerMessage::Heartbeat(_))).count()

@@ -213,6 +213,8 @@ pub struct Scenario {
     /// Whether nodes remove log that every member has. Then no disk is set back and no state is
     /// lost whole, for what mends those is a snapshot.
     pub removes_log: bool,
+    /// How often nodes say how far they are to those they have no link to, in milliseconds.
+    pub progress_interval_ms: u64,
     /// Whether nothing happens but what a script says.
     pub is_scripted: bool,
     /// Bytes of a log segment.
@@ -305,6 +307,7 @@ impl Scenario {
             token_permille: rng.weighted(&[(0, 1), (300, 2), (1_000, 2)]),
             lost_permille: rng.weighted(&[(0, 3), (20, 3)]),
             versions: draw_versions(rng, nodes),
+            progress_interval_ms: rng.weighted(&[(200, 2), (1_000, 4), (5_000, 2)]),
         }
     }
 }
@@ -354,6 +357,7 @@ impl Scenario {
             clock_offset_ms: 0,
             checkpoint_gap_us: (200_000, 400_000),
             removes_log: false,
+            progress_interval_ms: 5_000,
             is_scripted: true,
             segment_bytes: 16_384,
             tail_bytes: 1 << 20,

@@ -60,7 +60,7 @@ impl<S: Storage> Replica<S> {
     pub(super) fn linked_changed(&mut self) {
         let linked: BTreeSet<u32> = self.established().map(|(_, session)| session.server_id).collect();
         if let Some(own) = self.link_states.set_own(&linked) {
-            self.flood(&[own], None);
+            self.flood(&PeerMessage::LinkStates(vec![own]), None);
         }
         self.gossip.changed = true;
         self.links_due = true;
@@ -98,17 +98,8 @@ impl<S: Storage> Replica<S> {
                 }
             }
         }
-        self.flood(&newer, Some(from));
-    }
-
-    /// Sends entries to all links but the one that they came on.
-    fn flood(&mut self, entries: &[LinkState], from: Option<LinkId>) {
-        if entries.is_empty() {
-            return;
-        }
-        let links: Vec<LinkId> = self.established().map(|(link, _)| link).filter(|link| Some(*link) != from).collect();
-        for link in links {
-            self.send(link, PeerMessage::LinkStates(entries.to_vec()));
+        if !newer.is_empty() {
+            self.flood(&PeerMessage::LinkStates(newer), Some(from));
         }
     }
 
@@ -154,7 +145,7 @@ impl<S: Storage> Replica<S> {
     /// What is due with each tick.
     pub(super) fn tick_links(&mut self, now: Now) {
         if std::mem::take(&mut self.own_outdated) {
-            self.flood(&[self.link_states.own().clone()], None);
+            self.flood(&PeerMessage::LinkStates(vec![self.link_states.own().clone()]), None);
         }
         self.links_due = true;
         self.twins.own.take_if(|(_, until_ms)| *until_ms <= now.mono_ms);

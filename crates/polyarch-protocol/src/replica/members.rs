@@ -138,6 +138,7 @@ impl<S: Storage> Replica<S> {
         self.follow_own_record(&before);
         self.tell_of_catalog(&before, &after);
         self.link_states.retain(&after.present());
+        self.progress.retain(&after.present());
         self.links_due = true;
         let removed: BTreeSet<u32> = after.members().filter(|member| is_refused(member)).map(|m| m.server_id).collect();
         let links: Vec<_> =

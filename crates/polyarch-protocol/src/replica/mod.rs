@@ -12,6 +12,7 @@ mod config;
 mod coordinator;
 mod links;
 mod members;
+mod progress;
 mod sessions;
 mod views;
 
@@ -30,6 +31,7 @@ use crate::frontier::{ApplySummary, Frontier};
 use crate::keyspace::KeyspaceId;
 use crate::peer::{PeerMessage, PeerVersion};
 use crate::plan::{FeedPlan, LinkPlan};
+use crate::progress::Progress;
 use crate::reach::{Distances, LinkStates};
 use crate::storage::{LogPosition, Storage, StorageError};
 use crate::topology::Topology;
@@ -169,6 +171,9 @@ pub struct Replica<S> {
     /// Over the links that were up when [`LinkStates::changes`] stood at `distances_of`.
     distances: Distances,
     distances_of: u64,
+    progress: Progress,
+    /// When this member's was told last.
+    progress_told_ms: u64,
     /// Links are to be planned anew.
     links_due: bool,
     /// One's own entry had to go beyond another, and is to be sent.
@@ -232,6 +237,8 @@ impl<S: Storage> Replica<S> {
         let catalog = Arc::new(Catalog::load(&storage.keyspace_records(KeyspaceId::SYSTEM)?));
         let mut link_states = LinkStates::new(config.server_id, config.boot_id);
         link_states.retain(&catalog.present());
+        let mut progress = Progress::new(config.server_id, config.boot_id, durable.applied.clone());
+        progress.retain(&catalog.present());
         let mut replica = Self {
             config,
             storage,
@@ -251,6 +258,8 @@ impl<S: Storage> Replica<S> {
             link_plan: LinkPlan::default(),
             distances: Distances::default(),
             distances_of: 0,
+            progress,
+            progress_told_ms: 0,
             links_due: true,
             own_outdated: false,
             dial: BTreeSet::new(),
@@ -311,6 +320,7 @@ impl<S: Storage> Replica<S> {
             Input::Tick => {
                 self.replan(now);
                 self.tick_links(now);
+                self.tell_progress(now);
             }
         }
         self.follow_catalog();
@@ -378,17 +388,6 @@ impl<S: Storage> Replica<S> {
     /// The members whose link an operator took down.
     pub fn cut(&self) -> &BTreeSet<u32> {
         &self.cut
-    }
-
-    /// Whether every other member is known to have durably applied `applied`: what every one has
-    /// may leave the log. Known are members with a link here; of the others nothing is known.
-    pub fn all_members_have(&self, applied: &AppliedSet) -> bool {
-        let has = |server_id: u32| {
-            self.sessions.values().any(|s| {
-                s.server_id == server_id && s.heartbeat.as_ref().is_some_and(|h| h.applied.includes_all(applied))
-            })
-        };
-        self.catalog.present().into_iter().filter(|id| *id != self.config.server_id).all(has)
     }
 
     /// Whether a write, a sync or a read of the storage failed: nothing may be staged, synced or
@@ -535,6 +534,14 @@ impl<S: Storage> Replica<S> {
     fn send(&mut self, link: LinkId, message: PeerMessage) {
         if self.sessions.get(&link).is_some_and(|session| message.since() <= session.version) {
             self.output(Output::Send(link, message));
+        }
+    }
+
+    /// Says something on all links but the one that it came by.
+    fn flood(&mut self, message: &PeerMessage, from: Option<LinkId>) {
+        let links: Vec<LinkId> = self.established().map(|(link, _)| link).filter(|link| Some(*link) != from).collect();
+        for link in links {
+            self.send(link, message.clone());
         }
     }
 

@@ -142,6 +142,7 @@ impl<S: Storage> Replica<S> {
             PeerMessage::Subscribe(subscribe) => self.serve(link, subscribe),
             PeerMessage::Refuse(refuse) => self.refused(link, &refuse, now),
             PeerMessage::LinkStates(entries) => self.take_link_states(link, entries, now),
+            PeerMessage::Progress(entries) => self.take_progress(link, entries),
         }
     }
 
@@ -236,6 +237,7 @@ impl<S: Storage> Replica<S> {
         }
         if self.sessions.contains_key(&link) {
             self.send_link_states(link);
+            self.send_progress(link);
             self.gossip.at_once = true;
         }
         self.linked_changed();

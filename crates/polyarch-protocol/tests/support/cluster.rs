@@ -18,6 +18,8 @@ pub(crate) struct Cluster {
     /// Groups that a node may still be sent on a link.
     credits: BTreeMap<(LinkId, usize), usize>,
     pub(crate) feed_group_bytes: usize,
+    /// Nodes that speak version 1 with others.
+    pub(crate) older: BTreeSet<usize>,
     /// Nodes that do not run now.
     pub(crate) stopped: BTreeSet<usize>,
     /// Pairs of nodes that cannot reach each other, each both ways.
@@ -56,6 +58,7 @@ impl Cluster {
             wires: BTreeMap::new(),
             credits: BTreeMap::new(),
             feed_group_bytes: 1_000,
+            older: BTreeSet::new(),
             stopped: BTreeSet::new(),
             broken: BTreeSet::new(),
             next_link: 0,
@@ -71,11 +74,15 @@ impl Cluster {
             self.credits.insert((link, node), GROUPS_MAX);
             let server_id = self.nodes[other].config.server_id;
             let dialed = node == dials;
+            let version = match self.older.contains(&node) || self.older.contains(&other) {
+                true => PeerVersion::V1,
+                false => PeerVersion::NEWEST,
+            };
             self.nodes[node].handle(Input::LinkUp {
                 link,
                 server_id,
                 dialed,
-                version: PeerVersion::NEWEST,
+                version,
                 address: format!("node-{server_id}:7400"),
             });
         }
