@@ -31,7 +31,8 @@ async fn catching_up_moves_little_more_than_what_was_missed() {
             let mut puts = JoinSet::new();
             for n in (writer..missed).step_by(WRITERS as usize) {
                 if puts.len() as u64 >= PIPELINED {
-                    let done: Result<(), polyarch_client::Error> = puts.join_next().await.expect("there are some").expect("no panic");
+                    let done: Result<(), polyarch_client::Error> =
+                        puts.join_next().await.expect("there are some").expect("no panic");
                     done.expect("node 1 takes writes");
                 }
                 let client = client.clone();

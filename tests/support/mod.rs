@@ -32,6 +32,9 @@ use polyarch_client::{Client, Profile};
 use serde_json::Value;
 use tempfile::TempDir;
 
+/// The binary under test.
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_polyarch");
+
 /// How long a node may take to say that it listens. Generous: a loaded machine is no failure.
 pub(crate) const START_MAX: Duration = Duration::from_secs(60);
 /// How long a node may take to stop in order.
@@ -57,6 +60,8 @@ pub(crate) struct ClusterNode {
     address: SocketAddr,
     directory: PathBuf,
     process: Option<Child>,
+    /// What it runs.
+    binary: PathBuf,
     environment: Vec<(String, String)>,
 }
 
@@ -68,7 +73,12 @@ impl Cluster {
 
     /// The same, with `settings` (TOML, sections only) at the end of each node's configuration.
     pub(crate) fn start_with(nodes: u32, settings: &str) -> Self {
-        let mut cluster = Self::prepare(nodes);
+        Self::start_of(Path::new(BINARY), nodes, settings)
+    }
+
+    /// The same, laid out and run by another binary than the one under test.
+    pub(crate) fn start_of(binary: &Path, nodes: u32, settings: &str) -> Self {
+        let mut cluster = Self::prepare_of(binary, nodes);
         let begin = |node: &mut ClusterNode| {
             node.configure(settings);
             node.found();
@@ -84,10 +94,14 @@ impl Cluster {
 
     /// Certificates, configurations and profile of a cluster; nothing is founded, and nothing runs.
     pub(crate) fn prepare(nodes: u32) -> Self {
+        Self::prepare_of(Path::new(BINARY), nodes)
+    }
+
+    fn prepare_of(binary: &Path, nodes: u32) -> Self {
         let directory = TempDir::with_prefix("polyarch-test-").expect("a temporary directory can be made");
         let ports = ReservedPorts::reserve(nodes);
         let (count, base_port) = (nodes.to_string(), ports.base.to_string());
-        let mut command = command();
+        let mut command = command_of(binary);
         command.args(["certs", "dev", "--nodes", &count, "--base-port", &base_port, "--dir"]).arg(directory.path());
         finish(command, b"").ok();
         let node = |server_id| ClusterNode {
@@ -95,6 +109,7 @@ impl Cluster {
             address: ports.address(server_id),
             directory: directory.path().to_owned(),
             process: None,
+            binary: binary.to_owned(),
             environment: Vec::new(),
         };
         Self { nodes: (1..=nodes).map(node).collect(), directory, ports }
@@ -182,6 +197,12 @@ impl Cluster {
 
     /// Waits until every node is linked to every other, takes writes, and all are equal.
     pub(crate) fn wait_until_linked(&self, within: Duration) {
+        self.wait_for_links(within);
+        self.wait_until_equal(&self.server_ids(), within);
+    }
+
+    /// Waits until every node is linked to every other and takes writes.
+    pub(crate) fn wait_for_links(&self, within: Duration) {
         let others = self.nodes.len() - 1;
         let is_ready = |status: &Value| {
             let peers = status["peers"].as_array().expect("peers is an array");
@@ -191,7 +212,6 @@ impl Cluster {
         eventually("all nodes to be linked", within, || {
             self.server_ids().into_iter().all(|id| self.status(id).as_ref().is_some_and(is_ready)).then_some(())
         });
-        self.wait_until_equal(&self.server_ids(), within);
     }
 
     /// Takes the links between a node and all others down, at both ends: it is alone with its clients.
@@ -298,6 +318,11 @@ impl ClusterNode {
         writeln!(file, "\n{settings}").expect("the configuration can be written");
     }
 
+    /// What it runs from its next start on.
+    pub(crate) fn set_binary(&mut self, binary: &Path) {
+        binary.clone_into(&mut self.binary);
+    }
+
     /// Sets an environment variable for its processes from the next start on.
     pub(crate) fn set_environment(&mut self, name: &str, value: &str) {
         self.environment.push((name.to_owned(), value.to_owned()));
@@ -306,7 +331,7 @@ impl ClusterNode {
     /// Makes its data directory: node 1 founds the cluster, and the others join it.
     pub(crate) fn found(&self) {
         let verb = if self.server_id == 1 { "init" } else { "join" };
-        let mut command = command();
+        let mut command = command_of(&self.binary);
         command.args([verb, "--config"]).arg(self.config());
         finish(command, b"").ok();
     }
@@ -330,7 +355,7 @@ impl ClusterNode {
     fn start(&mut self) -> Result<(), Result<String, mpsc::RecvTimeoutError>> {
         assert!(!self.is_running(), "node {} runs already", self.server_id);
         let log = File::options().create(true).append(true).open(self.log()).expect("a log file can be made");
-        let mut command = command();
+        let mut command = command_of(&self.binary);
         command.args(["serve", "--config"]).arg(self.config()).envs(self.environment.iter().cloned());
         let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn();
         let mut process = spawned.expect("the binary can be started");
@@ -480,7 +505,11 @@ fn poll<T>(within: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
 
 /// The binary, without anything of the environment that would change what it does.
 pub(crate) fn command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_polyarch"));
+    command_of(Path::new(BINARY))
+}
+
+fn command_of(binary: &Path) -> Command {
+    let mut command = Command::new(binary);
     command.env_remove("POLYARCH_PROFILE").env_remove("RUST_LOG").env_remove("NO_COLOR");
     command
 }

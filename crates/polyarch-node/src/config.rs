@@ -135,6 +135,9 @@ pub struct GossipConfig {
     pub gossip_interval_ms: u64,
     /// Changes within this time share a heartbeat. Default 100.
     pub gossip_coalesce_ms: u64,
+    /// What this member has is told to all others, those without a link too, at most so often, and only when it has
+    /// changed. Default 5,000.
+    pub progress_interval_ms: u64,
     /// How long a feed may stand still while a peer has more. Default 1,000.
     pub feed_stall_ms: u64,
     /// How long the preferred peer must have been as far before a feed goes back to it. Default 3,000.
@@ -205,6 +208,7 @@ impl Default for GossipConfig {
         Self {
             gossip_interval_ms: timings.gossip_interval_ms,
             gossip_coalesce_ms: timings.gossip_coalesce_ms,
+            progress_interval_ms: timings.progress_interval_ms,
             feed_stall_ms: timings.feeds.feed_stall_ms,
             feed_return_ms: timings.feeds.feed_return_ms,
             clock_offset_max_ms: timings.clock_offset_max_ms,
@@ -309,6 +313,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
         &[
             "gossip_interval_ms",
             "gossip_coalesce_ms",
+            "progress_interval_ms",
             "feed_stall_ms",
             "feed_return_ms",
             "clock_offset_max_ms",
@@ -378,6 +383,7 @@ impl NodeConfig {
         Timings {
             gossip_interval_ms: gossip.gossip_interval_ms,
             gossip_coalesce_ms: gossip.gossip_coalesce_ms,
+            progress_interval_ms: gossip.progress_interval_ms,
             feeds: FeedTimings { feed_stall_ms: gossip.feed_stall_ms, feed_return_ms: gossip.feed_return_ms },
             links: LinkTimings { dial_next_ms: gossip.dial_next_ms, link_hold_ms: gossip.link_hold_ms },
             clock_offset_max_ms: gossip.clock_offset_max_ms,
@@ -445,6 +451,7 @@ impl NodeConfig {
             out_of("limits.requests_max", limits.requests_max as u64, 1, 65_536),
             out_of("gossip.gossip_interval_ms", gossip.gossip_interval_ms, 10, 60_000),
             out_of("gossip.gossip_coalesce_ms", gossip.gossip_coalesce_ms, 1, 60_000),
+            out_of("gossip.progress_interval_ms", gossip.progress_interval_ms, 100, 600_000),
             out_of("gossip.feed_stall_ms", gossip.feed_stall_ms, 10, 600_000),
             out_of("gossip.feed_return_ms", gossip.feed_return_ms, 10, 600_000),
             out_of("gossip.clock_offset_max_ms", gossip.clock_offset_max_ms, 1, day_ms),

@@ -84,6 +84,11 @@ pub(crate) fn link_states<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deseri
     deserializer.deserialize_seq(AtMost { max: wire::LINK_STATES_MAX, items: PhantomData })
 }
 
+/// Reads the progress of members: no more than [`wire::PROGRESS_MAX`], refused before it is read.
+pub(crate) fn progress<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    deserializer.deserialize_seq(AtMost { max: wire::PROGRESS_MAX, items: PhantomData })
+}
+
 /// Reads the hubs or links of a topology: no more than [`wire::TOPOLOGY_NAMES_MAX`], refused before
 /// they are read.
 pub(crate) fn topology<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {

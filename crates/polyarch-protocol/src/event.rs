@@ -26,6 +26,14 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// Alarm: a member sends what this version does not know. Its links are closed, and it is left
+    /// alone for 10 s each time. Told once for each process of a member.
+    Unreadable {
+        /// The member.
+        server_id: u32,
+        /// What it is.
+        reason: String,
+    },
     /// This server opened an epoch.
     EpochOpened {
         /// The new origin.
@@ -126,6 +134,11 @@ pub enum Event {
         /// Of how many origins there is more now.
         origins: usize,
     },
+    /// Alarm: the bounds of the log are reached, and what a member is not known to have was removed.
+    LeftBehind {
+        /// The member.
+        server_id: u32,
+    },
     /// Alarm: a stamp lies absurdly far ahead; the write set was applied, its stamp not merged.
     StampAhead {
         /// The write set.
@@ -173,6 +186,9 @@ impl fmt::Display for Event {
             Self::Linked { server_id } => write!(f, "link to member {server_id} is up"),
             Self::Unlinked { server_id } => write!(f, "link to member {server_id} is down"),
             Self::Refused { server_id, reason } => write!(f, "refused member {server_id}: {reason}"),
+            Self::Unreadable { server_id, reason } => {
+                write!(f, "member {server_id} sends what this version does not know ({reason}); upgrade this node")
+            }
             Self::EpochOpened { origin, predecessor: None } => {
                 write!(f, "opened epoch {origin}, the first of this server")
             }
@@ -226,6 +242,9 @@ impl fmt::Display for Event {
             Self::SnapshotJoined { from, origins } => {
                 let donor = from.map_or_else(String::new, |from| format!(" of member {from}"));
                 write!(f, "joined a snapshot{donor}: there is more of {origins} origins now")
+            }
+            Self::LeftBehind { server_id } => {
+                write!(f, "the log no longer reaches back to where member {server_id} is; it will be sent a snapshot")
             }
             Self::StampAhead { dot, hlc, ahead_ms } => {
                 write!(f, "{dot} is stamped {hlc}, {ahead_ms} ms ahead of this clock")

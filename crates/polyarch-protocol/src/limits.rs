@@ -73,6 +73,8 @@ pub mod wire {
     pub const ADDRESSES_MAX: usize = 16;
     /// Most link states in one message: one for each member.
     pub const LINK_STATES_MAX: usize = 4_096;
+    /// Most members whose progress is in one message.
+    pub const PROGRESS_MAX: usize = 4_096;
     /// Most hubs, or links, that a topology names.
     pub const TOPOLOGY_NAMES_MAX: usize = u16::MAX as usize;
     /// Most changes in a write set.

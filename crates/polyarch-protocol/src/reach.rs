@@ -4,25 +4,19 @@
 //! keeps the newest entry of every other ([`LinkStates`]). A link counts when both ends name each
 //! other, so a dead node's last entry does no harm and nothing has to time out.
 //!
-//! A node that starts anew begins at version 1, while its old entry, of a higher version, is still
-//! about. The rule for this is that of OSPF (RFC 2328, section 13.4): whoever is shown an entry of
-//! its own that is not older than what it issued last goes one beyond it and floods that.
+//! How entries are flooded, and how a node that starts anew goes beyond its old one, is in
+//! `flood.rs`: what [`LinkStates::take`] calls [`Taken::Newer`] goes to all other links at once, and
+//! a link that comes up is sent all [`LinkStates::entries`], both ways.
 //!
-//! Flooding is reliable when two things are done by whoever sends: what [`LinkStates::take`] calls
-//! [`Taken::Newer`] goes to all other links at once, and a link that comes up is sent all
-//! [`LinkStates::entries`], both ways. Without the second, what changed while two parts were apart
-//! would never cross over, and a node started anew would never hear of its old entry.
+//! Who is not known as a member here and is forgotten, since too many such are, costs a detour: who
+//! is not seen is dialled, and says again who it is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::flood::{self, Entry, Flooded, Found};
 use crate::topology::{self, Edge};
-
-/// Entries of servers that are not known as members here, at most: those that join are linked
-/// before everybody has their record. Beyond that they are forgotten, which costs a detour: who is
-/// not seen is dialled, and says again who it is.
-const STRANGERS_MAX: usize = 64;
 
 /// The members that one server has links to, as it said itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,24 +45,34 @@ impl LinkState {
 
     /// The highest version that is accepted. One at the end of the numbers could never be gone
     /// beyond; nobody who counts gets anywhere near this.
-    pub const VERSION_MAX: u64 = u64::MAX / 2;
-
-    /// Whether it is within its bounds and says what an entry can say.
-    fn is_sound(&self) -> bool {
-        let ascends = self.linked.is_sorted_by(|one, two| one < two);
-        let bounded = self.linked.len() <= Self::LINKED_MAX && (1..=Self::VERSION_MAX).contains(&self.version);
-        ascends && bounded && !self.names(self.server_id)
-    }
+    pub const VERSION_MAX: u64 = flood::VERSION_MAX;
 
     /// Whether it says that it has a link to that server.
     pub fn names(&self, server_id: u32) -> bool {
         self.linked.binary_search(&server_id).is_ok()
     }
+}
 
-    /// Of two entries of one server the newer. Two processes may have used one version: then the
-    /// boot id decides, so that all nodes settle on the same.
-    fn is_newer_than(&self, other: &Self) -> bool {
-        (self.version, self.boot_id) > (other.version, other.boot_id)
+impl Entry for LinkState {
+    fn server_id(&self) -> u32 {
+        self.server_id
+    }
+
+    fn boot_id(&self) -> u128 {
+        self.boot_id
+    }
+
+    fn version(&self) -> u64 {
+        self.version
+    }
+
+    fn set_version(&mut self, version: u64) {
+        self.version = version;
+    }
+
+    fn is_sound(&self) -> bool {
+        let ascends = self.linked.is_sorted_by(|one, two| one < two);
+        ascends && self.linked.len() <= Self::LINKED_MAX && !self.names(self.server_id)
     }
 }
 
@@ -98,9 +102,7 @@ pub enum Taken {
 /// The newest entry of each server, one's own among them.
 #[derive(Debug, Clone)]
 pub struct LinkStates {
-    own: LinkState,
-    others: BTreeMap<u32, LinkState>,
-    members: BTreeSet<u32>,
+    entries: Flooded<LinkState>,
     changes: u64,
 }
 
@@ -108,17 +110,17 @@ impl LinkStates {
     /// What a process knows when it starts: that it has no link.
     pub fn new(server_id: u32, boot_id: u128) -> Self {
         let own = LinkState { server_id, boot_id, version: 1, outdates: None, linked: Vec::new() };
-        Self { own, others: BTreeMap::new(), members: BTreeSet::new(), changes: 0 }
+        Self { entries: Flooded::new(own), changes: 0 }
     }
 
     /// One's own entry.
     pub fn own(&self) -> &LinkState {
-        &self.own
+        self.entries.own()
     }
 
     /// All entries, one's own first: what a link that comes up is sent.
     pub fn entries(&self) -> impl Iterator<Item = &LinkState> {
-        [&self.own].into_iter().chain(self.others.values())
+        self.entries.entries()
     }
 
     /// Rises whenever an edge may have changed: what was computed from these entries, such as
@@ -130,80 +132,59 @@ impl LinkStates {
     /// Says whom this process has established links to. Gives the entry to send to all links when
     /// that has changed.
     pub fn set_own(&mut self, linked: &BTreeSet<u32>) -> Option<LinkState> {
-        let others = linked.iter().copied().filter(|id| *id != self.own.server_id);
+        let own = self.own();
+        let others = linked.iter().copied().filter(|id| *id != own.server_id);
         let linked: Vec<u32> = others.take(LinkState::LINKED_MAX).collect();
-        if linked == self.own.linked {
+        if linked == own.linked {
             return None;
         }
-        self.own.linked = linked;
-        self.raise_own(self.own.version);
-        Some(self.own.clone())
+        self.entries.revise(|own| own.linked = linked);
+        self.changes += 1;
+        Some(self.own().clone())
     }
 
     /// Takes an entry that a peer sent, its own or one that it sends on.
     pub fn take(&mut self, entry: &LinkState) -> Taken {
-        if !entry.is_sound() {
-            return Taken::Unsound;
+        match self.entries.take(entry) {
+            Found::Newer => {
+                self.changes += 1;
+                Taken::Newer
+            }
+            Found::Stale => Taken::Stale,
+            Found::OwnOutdated => self.outdate(entry),
+            Found::Unsound => Taken::Unsound,
         }
-        if entry.server_id == self.own.server_id {
-            return self.take_own(entry);
-        }
-        let known = self.others.get(&entry.server_id);
-        let full = known.is_none() && !self.members.contains(&entry.server_id) && self.strangers() >= STRANGERS_MAX;
-        if full || known.is_some_and(|known| !entry.is_newer_than(known)) {
-            return Taken::Stale;
-        }
-        self.others.insert(entry.server_id, entry.clone());
-        self.changes += 1;
-        Taken::Newer
     }
 
-    fn take_own(&mut self, entry: &LinkState) -> Taken {
-        if entry.version < self.own.version || *entry == self.own {
-            return Taken::Stale;
-        }
-        let foreign = entry.boot_id != self.own.boot_id;
-        if foreign {
-            self.own.outdates = Some(entry.boot_id);
-        }
-        self.raise_own(entry.version);
-        Taken::OwnOutdated { own: self.own.clone(), twin: foreign && entry.outdates == Some(self.own.boot_id) }
-    }
-
-    /// Goes one beyond a version. At the very end it stays: only a forged entry brings one there,
-    /// and against forgeries by its own members a cluster has no defence here. Feeds then fall
-    /// back on their stall rule.
-    fn raise_own(&mut self, version: u64) {
-        self.own.version = version.saturating_add(1).min(LinkState::VERSION_MAX);
+    /// Goes beyond an entry of one's own. (One that is forged to the very end cannot be gone beyond;
+    /// feeds then fall back on their stall rule.)
+    fn outdate(&mut self, entry: &LinkState) -> Taken {
+        let boot_id = self.own().boot_id;
+        let foreign = entry.boot_id != boot_id;
+        self.entries.go_beyond(entry.version, |own| {
+            if foreign {
+                own.outdates = Some(entry.boot_id);
+            }
+        });
         self.changes += 1;
+        Taken::OwnOutdated { own: self.own().clone(), twin: foreign && entry.outdates == Some(boot_id) }
     }
 
     /// Says who the members are now. Entries of those that were members and no longer are go; of
     /// servers that were never known as members some are kept, for they may be about to be.
     pub fn retain(&mut self, members: &BTreeSet<u32>) {
-        if self.members == *members {
-            return;
-        }
-        let removed = self.members.difference(members);
-        let before = self.others.len();
-        removed.for_each(|id| _ = self.others.remove(id));
-        if self.others.len() != before {
+        if self.entries.retain(members) {
             self.changes += 1;
         }
-        self.members.clone_from(members);
-    }
-
-    fn strangers(&self) -> usize {
-        self.others.keys().filter(|id| !self.members.contains(id)).count()
     }
 
     /// The links that are up. Of others', those that both ends name. One's own count as they are,
     /// for the entry of the other end may still be on its way.
     pub fn edges(&self) -> BTreeSet<Edge> {
-        let me = self.own.server_id;
-        let own = self.own.linked.iter().map(|id| Edge::new(me, *id));
-        let both = |one: u32, two: u32| self.others.get(&two).is_some_and(|entry| entry.names(one));
-        let others = self.others.values().flat_map(|entry| {
+        let me = self.own().server_id;
+        let own = self.own().linked.iter().map(|id| Edge::new(me, *id));
+        let both = |one: u32, two: u32| self.entries.other(two).is_some_and(|entry| entry.names(one));
+        let others = self.entries.others().flat_map(|entry| {
             let later = entry.linked.iter().filter(|id| **id > entry.server_id && both(entry.server_id, **id));
             later.map(|id| Edge::new(entry.server_id, *id))
         });
@@ -278,6 +259,7 @@ fn breadth_first(from: usize, neighbours: &[Vec<usize>]) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flood::STRANGERS_MAX;
 
     fn entry(server_id: u32, boot_id: u128, version: u64, linked: &[u32]) -> LinkState {
         LinkState { server_id, boot_id, version, outdates: None, linked: linked.to_vec() }

@@ -203,10 +203,11 @@ fn the_most_changes_of_the_fewest_bytes_take_no_more_than_a_frame() {
 fn lists_of_the_cluster_beyond_their_bounds_are_refused_unread() {
     let long =
         |head: &[u8], len: usize, item: usize| [head, &postcard_number(len as u64), &vec![1; len * item]].concat();
-    let lists: [(&[u8], usize, usize); 6] = [
+    let lists: [(&[u8], usize, usize); 7] = [
         (&[b'N', 1, 2], 4_096, 1),
         (&[b'N', 1, 3], wire::CHANGES_MAX, 1),
         (&[b'P', 1, 4], wire::LINK_STATES_MAX, 6),
+        (&[b'P', 1, 7], wire::PROGRESS_MAX, 4),
         (&[b'S', 1, 3, 2], wire::TOPOLOGY_NAMES_MAX, 1),
         (&[b'S', 1, 3, 3], wire::TOPOLOGY_NAMES_MAX, 2),
         (&[b'Q', 1, 1, 0, 0, 8, 3], wire::TOPOLOGY_NAMES_MAX, 2),

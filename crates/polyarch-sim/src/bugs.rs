@@ -14,7 +14,7 @@ pub struct Bug {
 }
 
 /// All bugs there are.
-pub const BUGS: [Bug; 16] = [
+pub const BUGS: [Bug; 17] = [
     Bug { name: "no-sync", what: "the log says that it is synced and is not" },
     Bug { name: "no-sync-at-recovery", what: "what a start finds in the page cache is taken for durable" },
     Bug {
@@ -39,6 +39,7 @@ pub const BUGS: [Bug; 16] = [
     Bug { name: "removed-is-heard", what: "a removed member keeps its links and is heard" },
     Bug { name: "stays-joining", what: "a member that has caught up does not say so" },
     Bug { name: "dials-everyone", what: "a driver dials all members, not those that the plan names" },
+    Bug { name: "unknown-is-taken-for-all", what: "a member of which nothing is known is taken to have all" },
     Bug { name: "durable-instead-of-staged", what: "the coordinator looks at what is synced, not at what is staged" },
 ];
 

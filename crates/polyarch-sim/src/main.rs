@@ -141,6 +141,10 @@ fn print_totals(totals: &Totals, seconds: f64) {
         topologies.join(", "),
         totals.removals
     );
+    println!(
+        "{} log segments removed, {} of them by nodes without a link to some member",
+        totals.segments_removed, totals.segments_removed_from_afar
+    );
     if let (Some(operations), Some(faults)) = (totals.operations_min, totals.faults_min) {
         println!("each seed: at least {operations} operations and {faults} faults");
     }

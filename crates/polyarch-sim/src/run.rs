@@ -93,6 +93,10 @@ pub struct Totals {
     pub acts: BTreeMap<Act, u64>,
     /// Times that all others knew of a member's removal.
     pub removals: u64,
+    /// Log segments removed.
+    pub segments_removed: u64,
+    /// Of these, those that went while the node had no link to some member.
+    pub segments_removed_from_afar: u64,
     /// Seeds by the topology in the end, its first word.
     pub topologies: BTreeMap<String, u64>,
     /// What broke, in the order of seeds.
@@ -109,6 +113,8 @@ impl Totals {
         self.acked_and_lost += report.acked_and_lost as u64;
         self.late_joins += u64::from(report.joined_after > 0);
         self.virtual_ms += report.virtual_ms;
+        self.segments_removed += report.segments_removed as u64;
+        self.segments_removed_from_afar += report.segments_removed_from_afar as u64;
         self.removals += report.removals as u64;
         report.acts.iter().for_each(|(act, times)| *self.acts.entry(*act).or_default() += *times as u64);
         let word = report.topology.split(':').next().unwrap_or_default();

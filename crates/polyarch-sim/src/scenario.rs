@@ -4,6 +4,7 @@
 //! draws its own rates for the others, for what never happens together is never found together.
 
 use polyarch_protocol::Durability;
+use polyarch_protocol::peer::PeerVersion;
 
 use crate::rng::Rng;
 
@@ -190,6 +191,8 @@ pub struct Scenario {
     pub slow_permille: u64,
     /// When each node acknowledges.
     pub durability: Vec<Durability>,
+    /// What each node speaks with others at most: while an upgrade is under way, not all the same.
+    pub versions: Vec<PeerVersion>,
     /// How often a node with [`Durability::Interval`] syncs.
     pub sync_interval_us: u64,
     /// When the last node is first started, counted from when clients begin: it joins with an empty
@@ -210,6 +213,8 @@ pub struct Scenario {
     /// Whether nodes remove log that every member has. Then no disk is set back and no state is
     /// lost whole, for what mends those is a snapshot.
     pub removes_log: bool,
+    /// How often nodes say how far they are to those they have no link to, in milliseconds.
+    pub progress_interval_ms: u64,
     /// Whether nothing happens but what a script says.
     pub is_scripted: bool,
     /// Bytes of a log segment.
@@ -301,6 +306,8 @@ impl Scenario {
             switch_permille: rng.weighted(&[(0, 1), (100, 3), (500, 3)]),
             token_permille: rng.weighted(&[(0, 1), (300, 2), (1_000, 2)]),
             lost_permille: rng.weighted(&[(0, 3), (20, 3)]),
+            versions: draw_versions(rng, nodes),
+            progress_interval_ms: rng.weighted(&[(200, 2), (1_000, 4), (5_000, 2)]),
         }
     }
 }
@@ -335,6 +342,7 @@ impl Scenario {
             slow_delay_us: (0, 0),
             slow_permille: 0,
             durability: vec![Durability::Sync; nodes],
+            versions: vec![PeerVersion::NEWEST; nodes],
             sync_interval_us: 0,
             joins_late_us: None,
             shape: Shape::Mesh,
@@ -349,6 +357,7 @@ impl Scenario {
             clock_offset_ms: 0,
             checkpoint_gap_us: (200_000, 400_000),
             removes_log: false,
+            progress_interval_ms: 5_000,
             is_scripted: true,
             segment_bytes: 16_384,
             tail_bytes: 1 << 20,
@@ -373,6 +382,16 @@ fn draw_durability(rng: &mut Rng, nodes: usize) -> Vec<Durability> {
     let drawn = (0..nodes).map(|_| match rng.chance(permille) {
         true => Durability::Interval,
         false => Durability::Sync,
+    });
+    drawn.collect()
+}
+
+/// In three of four worlds every node is of the newest version; in the others some are, or none.
+fn draw_versions(rng: &mut Rng, nodes: usize) -> Vec<PeerVersion> {
+    let permille = rng.weighted(&[(0, 15), (400, 4), (1_000, 1)]);
+    let drawn = (0..nodes).map(|_| match rng.chance(permille) {
+        true => PeerVersion::V1,
+        false => PeerVersion::NEWEST,
     });
     drawn.collect()
 }

@@ -25,6 +25,7 @@ fn every_seed_keeps_all_invariants() {
     assert!(totals.late_joins > 0, "no node joined late");
     assert_eq!(totals.topologies.len(), 4, "{:?}", totals.topologies);
     assert_eq!(totals.acts.len(), 5, "{:?}", totals.acts);
+    assert!(totals.segments_removed_from_afar > 0, "no log was removed without a link to every member");
     assert!(totals.removals > 0, "no removal was ever known to all others");
 }
 

@@ -42,6 +42,9 @@ pub struct Timings {
     pub gossip_interval_ms: u64,
     /// Changes within this time share a heartbeat. Default 100.
     pub gossip_coalesce_ms: u64,
+    /// What this member has durably applied is told to all others, those without a link too, at
+    /// most so often, and only when it has changed. Default 5,000.
+    pub progress_interval_ms: u64,
     /// When feeds change.
     pub feeds: FeedTimings,
     /// When links are opened and closed.
@@ -57,6 +60,7 @@ impl Default for Timings {
         Self {
             gossip_interval_ms: 1_000,
             gossip_coalesce_ms: 100,
+            progress_interval_ms: 5_000,
             feeds: FeedTimings::default(),
             links: LinkTimings::default(),
             clock_offset_max_ms: 500,

@@ -12,6 +12,7 @@ mod config;
 mod coordinator;
 mod links;
 mod members;
+mod progress;
 mod sessions;
 mod snapshots;
 mod views;
@@ -24,12 +25,14 @@ use polyarch_crdt::{AppliedSet, ClusterKey, Dot, HlcClock, Observed, Origin, see
 
 use crate::catalog::{Catalog, KeyspaceKind, Member, MemberChange, MemberStatus};
 use crate::client::{CountersView, Refusal, Response, StatusView, WriteRequest};
+use crate::codec::CodecError;
 use crate::event::Event;
 use crate::feed::Feed;
 use crate::frontier::{ApplySummary, Frontier};
 use crate::keyspace::KeyspaceId;
-use crate::peer::PeerMessage;
+use crate::peer::{PeerMessage, PeerVersion};
 use crate::plan::{FeedPlan, LinkPlan};
+use crate::progress::Progress;
 use crate::reach::{Distances, LinkStates};
 use crate::storage::{LogPosition, Storage, StorageError};
 use crate::topology::Topology;
@@ -39,7 +42,7 @@ use coordinator::Epoch;
 pub use coordinator::context_scope;
 use links::{ToldRemoved, Twins};
 use members::Drain;
-use sessions::Session;
+use sessions::{Session, Unreadable};
 use snapshots::Snapshots;
 use views::Lag;
 
@@ -92,6 +95,8 @@ pub enum Input {
         server_id: u32,
         /// Whether this node dialled.
         dialed: bool,
+        /// What is spoken on it.
+        version: PeerVersion,
         /// Where the other end was seen, to be told to people.
         address: String,
     },
@@ -99,6 +104,8 @@ pub enum Input {
     LinkDown(LinkId),
     /// A message on a link's control stream.
     Message(LinkId, PeerMessage),
+    /// A link brought a frame, on its control stream or a feed, that is no message known here.
+    Unreadable(LinkId, CodecError),
     /// A group of a feed. The driver reads the next but few of that link only after
     /// [`Output::GroupTaken`].
     FeedGroup {
@@ -173,6 +180,9 @@ pub struct Replica<S> {
     /// Over the links that were up when [`LinkStates::changes`] stood at `distances_of`.
     distances: Distances,
     distances_of: u64,
+    progress: Progress,
+    /// When this member's was told last.
+    progress_told_ms: u64,
     /// Links are to be planned anew.
     links_due: bool,
     /// One's own entry had to go beyond another, and is to be sent.
@@ -180,6 +190,8 @@ pub struct Replica<S> {
     /// Whom to keep dialling.
     dial: BTreeSet<u32>,
     twins: Twins,
+    /// Members that sent what is not known here, until they are heard again.
+    unreadable: BTreeMap<u32, Unreadable>,
     /// A member said that this server was removed: until when that holds, unless it is said again.
     told_removed: Option<ToldRemoved>,
     /// While this member is draining: what it had when it heard of that.
@@ -235,6 +247,8 @@ impl<S: Storage> Replica<S> {
         let catalog = Arc::new(Catalog::load(&storage.keyspace_records(KeyspaceId::SYSTEM)?));
         let mut link_states = LinkStates::new(config.server_id, config.boot_id);
         link_states.retain(&catalog.present());
+        let mut progress = Progress::new(config.server_id, config.boot_id, durable.applied.clone());
+        progress.retain(&catalog.present());
         let mut replica = Self {
             config,
             storage,
@@ -254,10 +268,13 @@ impl<S: Storage> Replica<S> {
             link_plan: LinkPlan::default(),
             distances: Distances::default(),
             distances_of: 0,
+            progress,
+            progress_told_ms: 0,
             links_due: true,
             own_outdated: false,
             dial: BTreeSet::new(),
             twins: Twins::default(),
+            unreadable: BTreeMap::new(),
             told_removed: None,
             drain: None,
             snapshots: Snapshots::default(),
@@ -302,9 +319,12 @@ impl<S: Storage> Replica<S> {
                 let result = self.change_member(server_id, change, now);
                 self.answer(tag, result.map(Response::Written));
             }
-            Input::LinkUp { link, server_id, dialed, address } => self.link_up(link, server_id, dialed, address),
+            Input::LinkUp { link, server_id, dialed, version, address } => {
+                self.link_up(link, Session::new(server_id, dialed, version, address), now);
+            }
             Input::LinkDown(link) => self.link_down(link, now),
             Input::Message(link, message) => self.message(link, message, now),
+            Input::Unreadable(link, error) => self.unreadable(link, &error.to_string(), now),
             Input::FeedGroup { link, subscription, write_sets } => self.feed_group(link, subscription, write_sets, now),
             Input::SnapshotHeld(from) => self.snapshot_held(from),
             Input::SnapshotFailed(reason) => self.fetch_failed(reason, now),
@@ -314,6 +334,7 @@ impl<S: Storage> Replica<S> {
                 self.replan(now);
                 self.fetch_when_unfed(now);
                 self.tick_links(now);
+                self.tell_progress(now);
             }
         }
         self.follow_catalog();
@@ -381,17 +402,6 @@ impl<S: Storage> Replica<S> {
     /// The members whose link an operator took down.
     pub fn cut(&self) -> &BTreeSet<u32> {
         &self.cut
-    }
-
-    /// Whether every other member is known to have durably applied `applied`: what every one has
-    /// may leave the log. Known are members with a link here; of the others nothing is known.
-    pub fn all_members_have(&self, applied: &AppliedSet) -> bool {
-        let has = |server_id: u32| {
-            self.sessions.values().any(|s| {
-                s.server_id == server_id && s.heartbeat.as_ref().is_some_and(|h| h.applied.includes_all(applied))
-            })
-        };
-        self.catalog.present().into_iter().filter(|id| *id != self.config.server_id).all(has)
     }
 
     /// Whether a write, a sync or a read of the storage failed: nothing may be staged, synced or
@@ -529,6 +539,23 @@ impl<S: Storage> Replica<S> {
         match self.config.durability {
             Durability::Interval => self.at_once.push_back(answer),
             Durability::Sync => self.output(answer),
+        }
+    }
+
+    /// Says something on a link, if what is spoken there has such a message: the one place that
+    /// decides that. Whoever asks for it to be said need not know; what a link of an older version
+    /// is not told, its end has to do without.
+    fn send(&mut self, link: LinkId, message: PeerMessage) {
+        if self.sessions.get(&link).is_some_and(|session| message.since() <= session.version) {
+            self.output(Output::Send(link, message));
+        }
+    }
+
+    /// Says something on all links but the one that it came by.
+    fn flood(&mut self, message: &PeerMessage, from: Option<LinkId>) {
+        let links: Vec<LinkId> = self.established().map(|(link, _)| link).filter(|link| Some(*link) != from).collect();
+        for link in links {
+            self.send(link, message.clone());
         }
     }
 

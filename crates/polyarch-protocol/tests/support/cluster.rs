@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use polyarch_crdt::AppliedSet;
-use polyarch_protocol::peer::{FeedGroup, PeerMessage};
+use polyarch_protocol::peer::{FeedGroup, PeerMessage, PeerVersion};
 use polyarch_protocol::{
     FeedStep, Input, LinkId, LogPosition, SnapshotBegin, SnapshotId, SnapshotRequest, SnapshotSource, SnapshotStep,
 };
@@ -22,6 +22,8 @@ pub(crate) struct Cluster {
     /// Groups that a node may still be sent on a link.
     credits: BTreeMap<(LinkId, usize), usize>,
     pub(crate) feed_group_bytes: usize,
+    /// Nodes that speak version 1 with others.
+    pub(crate) older: BTreeSet<usize>,
     /// Nodes that do not run now.
     pub(crate) stopped: BTreeSet<usize>,
     /// Pairs of nodes that cannot reach each other, each both ways.
@@ -85,6 +87,7 @@ impl Cluster {
             wires: BTreeMap::new(),
             credits: BTreeMap::new(),
             feed_group_bytes: 1_000,
+            older: BTreeSet::new(),
             stopped: BTreeSet::new(),
             broken: BTreeSet::new(),
             next_link: 0,
@@ -106,10 +109,15 @@ impl Cluster {
             self.credits.insert((link, node), GROUPS_MAX);
             let server_id = self.nodes[other].config.server_id;
             let dialed = node == dials;
+            let version = match self.older.contains(&node) || self.older.contains(&other) {
+                true => PeerVersion::V1,
+                false => PeerVersion::NEWEST,
+            };
             self.nodes[node].handle(Input::LinkUp {
                 link,
                 server_id,
                 dialed,
+                version,
                 address: format!("node-{server_id}:7400"),
             });
         }

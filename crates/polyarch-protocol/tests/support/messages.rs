@@ -13,7 +13,8 @@ use polyarch_protocol::peer::{
 };
 use polyarch_protocol::{
     ChainHash, ChainHead, ChainHeads, Change, Dependencies, Effect, FrontierOutline, KeysHeld, KeyspaceId, LinkState,
-    RecordKey, Resume, SnapshotBegin, SnapshotId, SnapshotPart, SnapshotRecord, SnapshotRequest, Topology, WriteSet,
+    MemberProgress, RecordKey, Resume, SnapshotBegin, SnapshotId, SnapshotPart, SnapshotRecord, SnapshotRequest,
+    Topology, WriteSet,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -94,7 +95,14 @@ pub(crate) fn peer_message() -> impl Strategy<Value = PeerMessage> {
         vec(link_state(), 0..4).prop_map(PeerMessage::LinkStates),
         vec(".{0,9}", 0..3).prop_map(|addresses| PeerMessage::Twin(Twin { addresses })),
         applied().prop_map(PeerMessage::Removed),
+        vec(member_progress(), 0..4).prop_map(PeerMessage::Progress),
     ]
+}
+
+fn member_progress() -> impl Strategy<Value = MemberProgress> {
+    let version = prop_oneof![0..5_u64, any::<u64>()];
+    let entry = (0..5_u32, any::<u128>(), version, applied());
+    entry.prop_map(|(server_id, boot_id, version, applied)| MemberProgress { server_id, boot_id, version, applied })
 }
 
 fn link_state() -> impl Strategy<Value = LinkState> {

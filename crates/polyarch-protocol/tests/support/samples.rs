@@ -13,8 +13,9 @@ use polyarch_protocol::peer::{
     ClusterId, FeedGroup, Heartbeat, Hello, PeerMessage, Refuse, RefuseReason, Subscribe, Twin,
 };
 use polyarch_protocol::{
-    ChainHash, ChainHead, Change, Dependencies, Effect, FrontierOutline, KeysHeld, KeyspaceId, LinkState, RecordKey,
-    Resume, SnapshotBegin, SnapshotId, SnapshotPart, SnapshotRecord, SnapshotRequest, Topology, WriteSet,
+    ChainHash, ChainHead, ChainHeads, Change, Dependencies, Effect, FrontierOutline, KeysHeld, KeyspaceId, LinkState,
+    MemberProgress, RecordKey, Resume, SnapshotBegin, SnapshotId, SnapshotPart, SnapshotRecord, SnapshotRequest,
+    Topology, WriteSet,
 };
 
 const O: Origin = Origin::new(3, 0x9f2c_01ab);
@@ -118,6 +119,13 @@ pub(crate) fn peer_samples() -> Vec<(&'static str, PeerMessage)> {
         ),
         ("twin", PeerMessage::Twin(Twin { addresses: vec!["10.0.0.1:7400".to_owned(), "10.0.0.2:7400".to_owned()] })),
         ("removed", PeerMessage::Removed(sample_applied())),
+        (
+            "progress",
+            PeerMessage::Progress(vec![
+                MemberProgress { server_id: 3, boot_id: 1 << 100, version: 300, applied: sample_applied() },
+                MemberProgress { server_id: 4, boot_id: 5, version: 1, applied: AppliedSet::new() },
+            ]),
+        ),
     ]
 }
 

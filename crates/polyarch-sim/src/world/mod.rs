@@ -75,6 +75,8 @@ pub struct Report {
     pub joined_after: usize,
     /// Log segments removed.
     pub segments_removed: usize,
+    /// Of these, those that went while the node had no link to some member.
+    pub segments_removed_from_afar: usize,
     /// Times a node started.
     pub starts: usize,
     /// Milliseconds of virtual time.

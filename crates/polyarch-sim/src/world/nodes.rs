@@ -15,8 +15,8 @@ use super::network::Parcel;
 use super::{CLUSTER, Event, KEYSPACES, Phase, World};
 use crate::history::Intent;
 use crate::invariants::{
-    Checked, Violation, applied_once_and_in_order, drained_takes_no_writes, no_alarm_without_cause, node_always_starts,
-    nothing_leaves_before_durable, register_shows_unsuperseded,
+    Checked, Violation, applied_once_and_in_order, drained_takes_no_writes, log_stays_while_a_member_lacks_it,
+    no_alarm_without_cause, node_always_starts, nothing_leaves_before_durable, register_shows_unsuperseded,
 };
 use crate::node::Serving;
 use crate::registers::{Seen, shown_of};
@@ -93,7 +93,7 @@ impl World {
                 feed_waiting_bytes_max: self.scenario.feed_waiting_bytes,
                 ..Limits::default()
             },
-            timings: Timings::default(),
+            timings: Timings { progress_interval_ms: self.scenario.progress_interval_ms, ..Timings::default() },
         }
     }
 
@@ -235,7 +235,7 @@ impl World {
         self.after(100_000, Event::Tick { at, boot });
         if self.pause_left(at).is_none() {
             self.push_input(at, Input::Tick, None);
-            self.remove_log(at);
+            self.remove_log(at)?;
             self.dial(at);
             self.serve_waiting(at)?;
         }
@@ -243,23 +243,30 @@ impl World {
     }
 
     /// Removes what every member has, as the real driver does, once all have joined.
-    fn remove_log(&mut self, at: usize) {
+    fn remove_log(&mut self, at: usize) -> Checked {
         let nodes = self.nodes.len();
         let server_id = self.nodes[at].server_id;
-        let Some(process) = self.nodes[at].process.as_mut() else { return };
+        let Some(process) = self.nodes[at].process.as_mut() else { return Ok(()) };
         let is_complete = process.replica.catalog().members().count() == nodes;
         if !self.scenario.removes_log || process.has_failed || !is_complete {
-            return;
+            return Ok(());
         }
         let mark = process.log.last_mark(&|heads: &ChainHeads| process.replica.all_members_have(heads.applied()));
-        let Some(mark) = mark else { return };
+        let Some(mark) = mark else { return Ok(()) };
         // A disk that fails here fails the next sync too.
-        if let Ok(removed) = process.replica.storage_mut().store.remove_log_before(mark.position)
-            && !removed.is_empty()
-        {
-            self.report.segments_removed += removed.len();
-            self.note(format_args!("node {server_id} removes log segments {removed:?}"));
+        let removed = process.replica.storage_mut().store.remove_log_before(mark.position).unwrap_or_default();
+        if removed.is_empty() {
+            return Ok(());
         }
+        let linked: BTreeSet<usize> = process.links.values().map(|end| end.peer).collect();
+        self.report.segments_removed += removed.len();
+        if linked.len() + 1 < nodes {
+            self.report.segments_removed_from_afar += removed.len();
+        }
+        self.note(format_args!("node {server_id} removes log segments {removed:?}"));
+        let members = self.nodes.iter().map(|node| node.server_id);
+        let durable = (0..nodes).map(|at| self.history.node(at).durable().seen());
+        log_stays_while_a_member_lacks_it::check(server_id, mark.heads.applied(), members.zip(durable))
     }
 
     /// Hands one input to the replica and looks at what it did.
@@ -422,6 +429,7 @@ impl World {
             PeerMessage::Hello(_)
             | PeerMessage::Heartbeat(_)
             | PeerMessage::LinkStates(_)
+            | PeerMessage::Progress(_)
             | PeerMessage::Twin(_)
             | PeerMessage::Removed(_) => {}
         }
@@ -441,6 +449,7 @@ impl World {
             PeerMessage::Hello(_)
             | PeerMessage::Refuse(_)
             | PeerMessage::LinkStates(_)
+            | PeerMessage::Progress(_)
             | PeerMessage::Twin(_)
             | PeerMessage::Removed(_) => Ok(()),
         }
