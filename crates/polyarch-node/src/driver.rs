@@ -16,6 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use polyarch_protocol::client::{Refusal, Response};
 use polyarch_protocol::peer::PeerMessage;
 use polyarch_protocol::{ChainHeads, Durability, Input, LinkId, LogSource, Now, Output, Replica, RequestTag, Storage};
+use polyarch_store::log::LogError;
 use polyarch_store::{CheckpointDone, CheckpointError, DiskStore};
 use polyarch_transport::CloseCode;
 use tokio::sync::{OwnedSemaphorePermit, mpsc as tokio_mpsc, watch};
@@ -29,6 +30,9 @@ use crate::view::{Published, View};
 const GROUP_INPUTS_MAX: usize = 4_096;
 /// How often the replica is told that time has passed.
 const TICK: Duration = Duration::from_millis(100);
+
+/// How long after a checkpoint that failed for lack of room, and between two that may let log go while there is none.
+const NO_ROOM_RETRY: Duration = Duration::from_secs(1);
 
 /// An answer on its way to a client's stream: the request's number there, and the result.
 pub(crate) type Answer = (u64, Result<Response, Refusal>);
@@ -87,6 +91,8 @@ pub(crate) struct Driver {
     link_bytes_before: (u64, u64),
     checkpoints: u64,
     checkpointing: Option<Checkpointing>,
+    /// The disk had no room for the last one, or for more log: no other begins before then.
+    checkpoint_after: Option<Instant>,
     synced: Instant,
     /// A write or sync failed: nothing is staged, synced or published any more.
     failed: bool,
@@ -115,6 +121,7 @@ impl Driver {
             link_bytes_before: (0, 0),
             checkpoints: 0,
             checkpointing: None,
+            checkpoint_after: None,
             synced: Instant::now(),
             failed: false,
             started: Instant::now(),
@@ -342,11 +349,21 @@ impl Driver {
         if is_full && self.is_staged() {
             self.sync();
         }
-        if self.checkpointing.is_some() || self.failed || self.is_staged() {
+        let too_soon = self.checkpoint_after.is_some_and(|after| Instant::now() < after);
+        if self.checkpointing.is_some() || self.failed || too_soon || self.is_staged() {
             return;
         }
+        let lacks_room = self.replica.is_full();
         let (store, frontier) = self.replica.storage_and_frontier();
-        let Some(job) = store.begin_checkpoint(frontier) else { return };
+        // Log may go that lies before the checkpoint before last: where room is lacking none waits for more writes.
+        let job = match lacks_room && self.config.remove_log && store.checkpoint_may_free_log() {
+            true => store.begin_checkpoint_now(frontier),
+            false => store.begin_checkpoint(frontier),
+        };
+        let Some(job) = job else { return };
+        if lacks_room {
+            self.checkpoint_after = Some(Instant::now() + NO_ROOM_RETRY);
+        }
         let inbox = self.own_inbox.clone();
         let (sender, result) = mpsc::channel();
         let run = move || {
@@ -365,15 +382,29 @@ impl Driver {
             Ok(done) => {
                 let summary = self.replica.storage_mut().finish_checkpoint(done);
                 self.checkpoints += 1;
+                self.checkpoint_after = None;
                 info!(position = %summary.position, records = summary.records, "checkpoint");
             }
             Err(error) => {
-                error!(%error, "a checkpoint failed; the log has what it held, and it is tried again");
-                if self.replica.storage().is_memtable_full() {
-                    let reason = format!("memory holds all it may of what no checkpoint could write: {error}");
-                    self.handle(Input::StorageFailed(reason));
+                // Told once and not each second.
+                if !error.is_full() || self.checkpoint_after.is_none() {
+                    error!(%error, "a checkpoint failed; the log has what it held, and it is tried again");
                 }
+                self.follow_failed_checkpoint(&error);
             }
+        }
+    }
+
+    fn follow_failed_checkpoint(&mut self, error: &CheckpointError) {
+        let reason = format!("memory holds all it may of what no checkpoint could write: {error}");
+        let is_memory_full = self.replica.storage().is_memtable_full();
+        if error.is_full() {
+            self.checkpoint_after = Some(Instant::now() + NO_ROOM_RETRY);
+            if is_memory_full {
+                self.replica.storage_mut().hold_until_checkpoint(reason);
+            }
+        } else if is_memory_full {
+            self.handle(Input::StorageFailed(reason));
         }
     }
 
@@ -388,6 +419,8 @@ impl Driver {
         match self.replica.storage_mut().remove_log_before(floor) {
             Ok(removed) if removed.is_empty() => {}
             Ok(removed) => info!(?removed, "removed log segments that every member has"),
+            // Tried again with the next tick.
+            Err(LogError::Full { .. }) => {}
             // The log takes nothing more after that.
             Err(error) => self.handle(Input::StorageFailed(error.to_string())),
         }
