@@ -142,7 +142,7 @@ impl Course<'_> {
         match refusal {
             Refusal::Behind { .. } => self.take_detour(index, refusal),
             // This lasts: no use to come back to the same node within one call.
-            Refusal::MemberIs(_) | Refusal::Twin { .. } => {
+            Refusal::MemberIs(_) | Refusal::Twin { .. } | Refusal::DiskFull { .. } => {
                 self.nodes.leave(index, link, false);
                 self.take_detour(index, refusal)
             }

@@ -71,7 +71,8 @@ async fn a_node_of_another_authority_is_an_error_at_once_not_at_the_deadline() {
 #[tokio::test]
 async fn a_write_that_a_node_refused_without_effect_goes_to_the_next() {
     let twin = Refusal::Twin { addresses: vec!["a:1".to_owned(), "b:1".to_owned()] };
-    for refusal in [Refusal::Stopping, Refusal::NotJoined, Refusal::MemberIs(MemberStatus::Draining), twin] {
+    let full = Refusal::DiskFull { reason: "no space".to_owned() };
+    for refusal in [Refusal::Stopping, Refusal::NotJoined, Refusal::MemberIs(MemberStatus::Draining), twin, full] {
         let cluster = Cluster::of(2);
         let call = put(&cluster.client(), "a");
         let mut first = cluster.nodes[0].accept().await;

@@ -66,6 +66,9 @@ pub struct StorageConfig {
     pub memtable_mib: u64,
     /// A checkpoint is due when the log has grown by this since the last, in MiB. Default 256.
     pub checkpoint_log_mib: u64,
+    /// What the log leaves free on the disk, in MiB: room for checkpoints, without which writes are refused before
+    /// the disk is full. Default 128, twice the default of `memtable_mib`; 0 for none.
+    pub disk_reserve_mib: u64,
     /// Which log segments may go. `"all"` keeps every one, so that any node can be fed from the
     /// beginning. `"members"` removes those that two checkpoints are past and every member has. A node
     /// that joins later then cannot be fed: this version has no snapshots yet. Default `"all"`.
@@ -176,6 +179,7 @@ impl Default for StorageConfig {
             segment_mib: 64,
             memtable_mib: 64,
             checkpoint_log_mib: 256,
+            disk_reserve_mib: 128,
             log_retention: LogRetention::All,
             open_timeout_ms: 60_000,
         }
@@ -299,6 +303,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
             "segment_mib",
             "memtable_mib",
             "checkpoint_log_mib",
+            "disk_reserve_mib",
             "log_retention",
             "open_timeout_ms",
         ],
@@ -442,6 +447,7 @@ impl NodeConfig {
             out_of("storage.segment_mib", storage.segment_mib, 1, 1_024),
             out_of("storage.memtable_mib", storage.memtable_mib, 1, 65_536),
             out_of("storage.checkpoint_log_mib", storage.checkpoint_log_mib, 1, 1 << 20),
+            out_of("storage.disk_reserve_mib", storage.disk_reserve_mib, 0, 1 << 20),
             out_of("storage.open_timeout_ms", storage.open_timeout_ms, 100, day_ms),
             out_of("limits.key_bytes_max", limits.key_bytes_max as u64, 1, 65_536),
             out_of("limits.changes_max", limits.changes_max as u64, 1, 65_535),

@@ -18,6 +18,7 @@ use polyarch_protocol::client::{Refusal, Response};
 use polyarch_protocol::peer::{ClusterId, PeerMessage};
 use polyarch_protocol::{ChainHeads, Durability, Input, LinkId, LogSource, Now, Output, Replica, RequestTag, Storage};
 use polyarch_store::files::Directory;
+use polyarch_store::log::LogError;
 use polyarch_store::state::SledState;
 use polyarch_store::{CheckpointDone, CheckpointError, DiskStore, JoinError};
 use polyarch_transport::CloseCode;
@@ -39,6 +40,8 @@ const RETIRED_TRIES: u32 = 600;
 const RETIRED_RETRY: Duration = Duration::from_millis(100);
 
 type Joined = polyarch_store::Joined<Directory, SledState>;
+/// How long after a checkpoint that failed for lack of room, and between two that may let log go while there is none.
+const NO_ROOM_RETRY: Duration = Duration::from_secs(1);
 
 /// An answer on its way to a client's stream: the request's number there, and the result.
 pub(crate) type Answer = (u64, Result<Response, Refusal>);
@@ -135,6 +138,8 @@ pub(crate) struct Driver {
     /// Walks that are to begin once nothing is staged.
     pins: Vec<oneshot::Sender<Pinned>>,
     joining: Joining,
+    /// The disk had no room for the last one, or for more log: no other begins before then.
+    checkpoint_after: Option<Instant>,
     synced: Instant,
     /// A write or sync failed: nothing is staged, synced or published any more.
     failed: bool,
@@ -167,6 +172,7 @@ impl Driver {
             snapshots,
             pins: Vec::new(),
             joining: Joining::No,
+            checkpoint_after: None,
             synced: Instant::now(),
             failed: false,
             started: Instant::now(),
@@ -403,11 +409,21 @@ impl Driver {
         }
         // What is joined is to be adopted before another checkpoint begins.
         let awaits_adoption = matches!(self.joining, Joining::Done(_));
-        if self.checkpointing.is_some() || self.failed || self.is_staged() || awaits_adoption {
+        let too_soon = self.checkpoint_after.is_some_and(|after| Instant::now() < after);
+        if self.checkpointing.is_some() || self.failed || too_soon || self.is_staged() || awaits_adoption {
             return;
         }
+        let lacks_room = self.replica.is_full();
         let (store, frontier) = self.replica.storage_and_frontier();
-        let Some(job) = store.begin_checkpoint(frontier) else { return };
+        // Log may go that lies before the checkpoint before last: where room is lacking none waits for more writes.
+        let job = match lacks_room && self.config.remove_log && store.checkpoint_may_free_log() {
+            true => store.begin_checkpoint_now(frontier),
+            false => store.begin_checkpoint(frontier),
+        };
+        let Some(job) = job else { return };
+        if lacks_room {
+            self.checkpoint_after = Some(Instant::now() + NO_ROOM_RETRY);
+        }
         let inbox = self.own_inbox.clone();
         let (sender, result) = mpsc::channel();
         let run = move || {
@@ -426,15 +442,29 @@ impl Driver {
             Ok(done) => {
                 let summary = self.replica.storage_mut().finish_checkpoint(done);
                 self.checkpoints += 1;
+                self.checkpoint_after = None;
                 info!(position = %summary.position, records = summary.records, "checkpoint");
             }
             Err(error) => {
-                error!(%error, "a checkpoint failed; the log has what it held, and it is tried again");
-                if self.replica.storage().is_memtable_full() {
-                    let reason = format!("memory holds all it may of what no checkpoint could write: {error}");
-                    self.handle(Input::StorageFailed(reason));
+                // Told once and not each second.
+                if !error.is_full() || self.checkpoint_after.is_none() {
+                    error!(%error, "a checkpoint failed; the log has what it held, and it is tried again");
                 }
+                self.follow_failed_checkpoint(&error);
             }
+        }
+    }
+
+    fn follow_failed_checkpoint(&mut self, error: &CheckpointError) {
+        let reason = format!("memory holds all it may of what no checkpoint could write: {error}");
+        let is_memory_full = self.replica.storage().is_memtable_full();
+        if error.is_full() {
+            self.checkpoint_after = Some(Instant::now() + NO_ROOM_RETRY);
+            if is_memory_full {
+                self.replica.storage_mut().hold_until_checkpoint(reason);
+            }
+        } else if is_memory_full {
+            self.handle(Input::StorageFailed(reason));
         }
     }
 
@@ -449,6 +479,8 @@ impl Driver {
         match self.replica.storage_mut().remove_log_before(floor) {
             Ok(removed) if removed.is_empty() => {}
             Ok(removed) => info!(?removed, "removed log segments that every member has"),
+            // Tried again with the next tick.
+            Err(LogError::Full { .. }) => {}
             // The log takes nothing more after that.
             Err(error) => self.handle(Input::StorageFailed(error.to_string())),
         }

@@ -115,7 +115,7 @@ pub async fn init(config: &NodeConfig) -> Result<Founded, StartError> {
         }
     }
     if let Some(refusal) = replica.writes_refused() {
-        return Err(StartError::Storage(StorageError(refusal.to_string())));
+        return Err(StartError::Storage(StorageError::Failed(refusal.to_string())));
     }
     // Last, so that a directory with an identity is a founded one.
     let identity = identity(cluster, cluster_id, server_id);

@@ -319,6 +319,7 @@ pub(crate) fn store_config(config: &NodeConfig) -> StoreConfig {
         // The salt counts where a log begins; one that exists keeps its own.
         log: LogConfig {
             segment_bytes: storage.segment_mib << 20,
+            reserve_bytes: storage.disk_reserve_mib << 20,
             salt: random_u64() as u32,
             #[cfg(feature = "seeded-bugs")]
             bugs: seeded_log_bugs(),

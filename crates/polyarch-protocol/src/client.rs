@@ -466,6 +466,12 @@ pub enum Refusal {
     /// No topology for this cluster.
     #[error("{0}")]
     Topology(String),
+    /// The node's disk has no room. It takes writes again by itself once there is some.
+    #[error("this node's disk is full ({reason}); nothing was written. Ask another, or make room on this one")]
+    DiskFull {
+        /// What the disk said.
+        reason: String,
+    },
 }
 
 impl From<ContextError> for Refusal {

@@ -160,6 +160,13 @@ pub enum Event {
         /// What the disk said.
         reason: String,
     },
+    /// Alarm: the disk has no room. This node writes nothing until it has.
+    DiskFull {
+        /// What the disk said.
+        reason: String,
+    },
+    /// The disk has room again; this node writes again.
+    DiskHasRoom,
 }
 
 impl Event {
@@ -176,6 +183,7 @@ impl Event {
                 | Self::SnapshotBegun { .. }
                 | Self::SnapshotFailed { .. }
                 | Self::SnapshotJoined { .. }
+                | Self::DiskHasRoom
         )
     }
 }
@@ -253,6 +261,10 @@ impl fmt::Display for Event {
                 write!(f, "the clock of member {server_id} is off by {offset_ms} ms")
             }
             Self::StorageFailed { reason } => write!(f, "storage failed, no more writes until a restart: {reason}"),
+            Self::DiskFull { reason } => {
+                write!(f, "the disk is full, no more writes until there is room on it: {reason}")
+            }
+            Self::DiskHasRoom => f.write_str("the disk has room again; this node writes again"),
         }
     }
 }

@@ -29,10 +29,25 @@ impl fmt::Display for LogPosition {
     }
 }
 
-/// A storage failed. What was staged may not become durable; the node stops writing for good.
+/// A storage does not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("storage failed: {0}")]
-pub struct StorageError(pub String);
+pub enum StorageError {
+    /// It failed. What was staged may not become durable; the node stops writing for good.
+    #[error("storage failed: {0}")]
+    Failed(String),
+    /// It has no room for more. Nothing was changed, and what was staged before is as it was.
+    #[error("storage is full: {0}")]
+    Full(String),
+}
+
+impl StorageError {
+    /// What it was, without what became of the storage.
+    pub fn into_reason(self) -> String {
+        match self {
+            Self::Failed(reason) | Self::Full(reason) => reason,
+        }
+    }
+}
 
 /// Records that can be read and changed in place.
 pub trait Records {
@@ -55,8 +70,16 @@ pub trait Storage: Records {
     /// is synced to there. `before` is what the log held until now.
     ///
     /// # Errors
-    /// When the log takes no more, for good.
+    /// [`StorageError::Full`] when there is no room for it: it may be tried again. Any other: the log takes
+    /// no more, for good.
     fn append(&mut self, write_set: &Bytes, before: &ChainHeads) -> Result<LogPosition, StorageError>;
+
+    /// Whether there is room again for a write set of so many bytes, after [`StorageError::Full`].
+    /// `before` is what the log holds.
+    ///
+    /// # Errors
+    /// When it failed, for good.
+    fn has_room(&mut self, write_set_bytes: usize, before: &ChainHeads) -> Result<bool, StorageError>;
 
     /// The end of what is staged.
     fn staged_end(&self) -> LogPosition;

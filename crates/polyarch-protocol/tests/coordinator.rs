@@ -370,9 +370,9 @@ fn a_failed_disk_is_told_to_all_who_wait_and_nothing_else_leaves() {
 fn a_log_that_takes_no_more_stops_the_node() {
     let mut node = Node::founded(1);
     node.replica.storage_mut().fails_appends = true;
-    assert_eq!(node.put("k", "1"), Err(Refusal::StorageFailed("the disk is full".to_owned())));
+    assert_eq!(node.put("k", "1"), Err(Refusal::StorageFailed("the disk does not answer".to_owned())));
     node.replica.storage_mut().fails_appends = false;
-    assert_eq!(node.put("k", "1"), Err(Refusal::WritesStopped("the disk is full".to_owned())));
+    assert_eq!(node.put("k", "1"), Err(Refusal::WritesStopped("the disk does not answer".to_owned())));
 }
 
 #[test]

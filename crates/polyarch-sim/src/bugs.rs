@@ -14,12 +14,17 @@ pub struct Bug {
 }
 
 /// All bugs there are.
-pub const BUGS: [Bug; 17] = [
+pub const BUGS: [Bug; 19] = [
     Bug { name: "no-sync", what: "the log says that it is synced and is not" },
     Bug { name: "no-sync-at-recovery", what: "what a start finds in the page cache is taken for durable" },
     Bug {
         name: "log-ends-late-after-torn-group",
         what: "recovery takes valid frames behind an invalid one for part of the log",
+    },
+    Bug { name: "full-is-failed", what: "a disk without room is taken for one that failed" },
+    Bug {
+        name: "unsaid-lost-on-full-disk",
+        what: "a write that finds no room takes with it what the next one depends on",
     },
     Bug { name: "send-before-durable", what: "outputs do not wait for the sync they need" },
     Bug { name: "no-absorb", what: "a dot that is superseded before it arrives is not remembered" },
@@ -69,6 +74,7 @@ pub(crate) fn switch_in_store(config: &mut StoreConfig) {
         config.log.bugs.no_sync = seeded_bug("no-sync");
         config.log.bugs.no_sync_at_recovery = seeded_bug("no-sync-at-recovery");
         config.log.bugs.ends_late_after_torn_group = seeded_bug("log-ends-late-after-torn-group");
+        config.log.bugs.full_is_failed = seeded_bug("full-is-failed");
         config.bugs.absorb_removed_at_once = seeded_bug("absorb-removed-at-once");
         config.bugs.reads_durable_instead_of_staged = seeded_bug("durable-instead-of-staged");
     }

@@ -224,6 +224,10 @@ impl Storage for Observed {
         Ok(end)
     }
 
+    fn has_room(&mut self, write_set_bytes: usize, before: &ChainHeads) -> Result<bool, StorageError> {
+        self.store.has_room(write_set_bytes, before)
+    }
+
     fn staged_end(&self) -> LogPosition {
         self.store.staged_end()
     }

@@ -40,7 +40,7 @@ pub enum Fault {
     SyncFails,
     /// A write fails.
     WriteFails,
-    /// A disk is full until the node is restarted.
+    /// A disk is full for a while.
     DiskFull,
     /// A state store comes up as it was some checkpoints ago.
     StateRollsBack,
@@ -75,7 +75,7 @@ const FAULTS: [(Fault, u64); 22] = [
     (Fault::Kill, 6),
     (Fault::SyncFails, 5),
     (Fault::WriteFails, 2),
-    (Fault::DiskFull, 2),
+    (Fault::DiskFull, 6),
     (Fault::StateRollsBack, 4),
     (Fault::StateDamaged, 2),
     (Fault::ClockAhead, 3),

@@ -22,7 +22,7 @@ use std::sync::{Arc, Weak};
 use polyarch_crdt::{AppliedSet, Record};
 use polyarch_protocol::{Frontier, LogPosition, RecordKey};
 
-use crate::files::Files;
+use crate::files::{Files, is_full};
 use crate::marks::{CHECKPOINT, write_mark};
 use crate::memtable::Generation;
 use crate::pins::Pins;
@@ -37,7 +37,7 @@ pub struct CheckpointConfig {
     pub memtable_bytes_max: usize,
     /// How many times `memtable_bytes_max` those records may take at all, while a checkpoint runs
     /// or fails. Then writers wait for it ([`Store::is_memtable_full`](crate::Store::is_memtable_full)),
-    /// and if it fails the node takes no more writes. Default 4.
+    /// and if it fails the node takes no more writes; for lack of room, until one succeeds. Default 4.
     pub memtable_times_max: usize,
     /// Bytes of write sets in the log that are not in the state: what a start has to replay.
     /// Default 256 MiB.
@@ -68,9 +68,31 @@ pub enum CheckpointError {
     /// The state has the records, and `checkpoint.toml` does not say so.
     #[error("checkpoint was written, but its mark in {CHECKPOINT} was not: {0}")]
     Mark(io::Error),
+    /// The disk has less room than the records take. Nothing was written.
+    #[error(
+        "no room for a checkpoint: {free_bytes} bytes are free and its records take up to {needed_bytes}; they stay in the log and in memory"
+    )]
+    Full {
+        /// What it may take.
+        needed_bytes: u64,
+        /// What there is.
+        free_bytes: u64,
+    },
     /// The job panicked, or there was no thread to run it.
     #[error("checkpoint was abandoned ({0}), its records stay in the log and in memory")]
     Abandoned(String),
+}
+
+impl CheckpointError {
+    /// Whether it failed for lack of room on the disk.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Full { .. } => true,
+            Self::State(error) => error.is_full(),
+            Self::Mark(error) => is_full(error),
+            Self::Abandoned(_) => false,
+        }
+    }
 }
 
 /// Decides on checkpoints, one at a time, and knows the last ones.
@@ -261,6 +283,7 @@ impl<F: Files, S: StateStore> CheckpointJob<F, S> {
     }
 
     fn write(self) -> Result<CheckpointDone, CheckpointError> {
+        self.check_room()?;
         let Batch { entries, absorbing, cleaned } = self.batch()?;
         let summary =
             CheckpointSummary { position: self.position, records: entries.len(), cleaned, absorbing: absorbing.len() };
@@ -275,6 +298,17 @@ impl<F: Files, S: StateStore> CheckpointJob<F, S> {
             write_mark(&data, self.position).map_err(CheckpointError::Mark)?;
         }
         Ok(CheckpointDone { checkpoint, summary, _running: self.running })
+    }
+
+    /// A state that meets a full disk may be of no more use until the node is restarted, and then not
+    /// even read. So it is not let go so far. What the records take in memory is about what they take
+    /// on the disk at most; records that rest in one page with many others may take more.
+    fn check_room(&self) -> Result<(), CheckpointError> {
+        let needed_bytes = self.state.flush_bytes().saturating_add(self.generation.bytes() as u64);
+        match self.data.free_bytes() {
+            Some(free_bytes) if free_bytes < needed_bytes => Err(CheckpointError::Full { needed_bytes, free_bytes }),
+            _ => Ok(()),
+        }
     }
 
     fn batch(&self) -> Result<Batch, StateError> {

@@ -9,8 +9,11 @@
 #[cfg(any(test, feature = "simulated-disk"))]
 pub mod simulated;
 
+use std::ffi::CString;
 use std::fs;
 use std::io;
+use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -67,6 +70,11 @@ pub trait Files: Clone + Send + Sync + 'static {
     /// # Errors
     /// When it failed: what is durable is then unknown, and asking again does not tell.
     fn sync_directory(&self) -> io::Result<()>;
+
+    /// Bytes of the disk that this process may still fill; `None` when nobody knows.
+    fn free_bytes(&self) -> Option<u64> {
+        None
+    }
 
     /// The whole of a small file; `None` when there is none of that name.
     ///
@@ -149,6 +157,11 @@ pub trait LogFile: Send + Sync + 'static {
     /// and the second sync would report success (Rebello et al., *Can Applications Recover from
     /// fsync Failures?*, 2020).
     fn sync(&self) -> io::Result<()>;
+}
+
+/// Whether an error says that there is no room, or no more for this user.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Who may read and write a file, and enter a directory: the node's user and nobody else, for what
@@ -262,6 +275,20 @@ impl Files for Directory {
 
     fn sync_directory(&self) -> io::Result<()> {
         fs::File::open(&self.path)?.sync_all()
+    }
+
+    #[expect(unsafe_code, reason = "the only way to ask a file system how full it is")]
+    fn free_bytes(&self) -> Option<u64> {
+        let path = CString::new(self.path.as_os_str().as_bytes()).ok()?;
+        let mut told = MaybeUninit::<libc::statvfs>::uninit();
+        // SAFETY: the path ends with a zero byte, and the structure is as long as the call writes.
+        let status = unsafe { libc::statvfs(path.as_ptr(), told.as_mut_ptr()) };
+        if status != 0 {
+            return None;
+        }
+        // SAFETY: a call that succeeded has written all of it.
+        let told = unsafe { told.assume_init() };
+        Some(told.f_bavail.saturating_mul(told.f_frsize))
     }
 }
 

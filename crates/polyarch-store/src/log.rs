@@ -19,6 +19,17 @@
 //!    Applications Recover from fsync Failures?*, 2020);
 //! 3. the directory is synced.
 //!
+//! # A full disk
+//!
+//! What is staged has its room already: [`Log::append`] makes it before it stages, so that a disk
+//! without any refuses what is new ([`LogError::Full`]) and puts nothing at risk. A sync writes over
+//! zeros and makes no file. The file of the next segment is made ahead, too, and stays without a
+//! header until all before it is synced. There is one such file at most, or recovery could not tell
+//! a segment that is gone from one that never was.
+//!
+//! (A file system that never writes in place, as btrfs and ZFS do, may run out of room all the same
+//! when zeros are written over. Then the sync fails, as for any other reason.)
+//!
 //! A number of a segment that never held a durable frame is used again, once its file is durably
 //! gone. Nothing outside can know a position in it, and its blocks cannot come back: the file of
 //! that name is a new one, and every byte of it that is read was written, if only with zeros, in
@@ -57,7 +68,7 @@ pub use reader::LogReader;
 pub use recovery::Recovery;
 pub(crate) use recovery::{Survey, check_begins};
 
-use crate::files::{Files, LogFile};
+use crate::files::{Files, LogFile, is_full};
 use format::{SegmentHeader, encode_frame, frame_bytes, segment_name};
 use reader::{Mark, Published, PublishedSegment};
 use walk::Segment;
@@ -72,8 +83,12 @@ pub struct Log<F: Files> {
     config: LogConfig,
     /// The segment that the disk has as the last.
     current: CurrentSegment<F::File>,
-    /// What the next sync writes: at most one group for each segment, in order.
+    /// The file of the one after it, which has no header yet.
+    next: Option<CurrentSegment<F::File>>,
+    /// What the next sync makes visible: groups for one segment after the other, in order.
     staged: Vec<StagedGroup>,
+    /// How many of them are on the disk already: see [`Self::make_next`].
+    written: usize,
     /// Marks within `staged`.
     staged_marks: Vec<Mark>,
     /// Where the next frame goes, and its link.
@@ -158,23 +173,40 @@ impl<F: Files> Log<F> {
     /// up to; it is copied only when a segment or a mark begins here.
     ///
     /// # Errors
-    /// When the log failed before, for good, or the write set has an impossible length.
+    /// When the disk has no room for it or its length is impossible: nothing was changed. When the
+    /// log failed, now or before, for good.
     pub fn append(&mut self, write_set: &[u8], before: &ChainHeads) -> Result<LogPosition, LogError> {
         self.check_poison()?;
         if write_set.is_empty() || write_set.len() > wire::WRITE_SET_BYTES_MAX {
             return Err(LogError::WriteSetLength { len: write_set.len(), max: wire::WRITE_SET_BYTES_MAX });
         }
         let bytes = frame_bytes(write_set.len());
-        if self.end.offset + bytes > self.config.segment_bytes && self.unmarked_bytes > 0 {
-            self.begin_segment(before)?;
-        } else if self.unmarked_bytes >= self.config.mark_bytes {
-            self.stage_mark(before, false);
+        match self.make_room(bytes, before)? {
+            Some((header, header_bytes)) => self.begin_segment(&header, header_bytes, before),
+            None if self.unmarked_bytes >= self.config.mark_bytes => self.stage_mark(before, false),
+            None => {}
         }
         let (at, synced, link, salt) = (self.end, self.durable_end, self.link, self.salt);
         self.link = encode_frame(&mut self.group().bytes, write_set, at, synced, link, salt);
         self.end.offset += bytes;
         self.unmarked_bytes += bytes;
         Ok(self.end)
+    }
+
+    /// Whether there is room for a write set of so many bytes, and for some more, so that a log
+    /// that ran out of it does not begin again for a moment only. Makes that room if it can.
+    /// `before` is what all write sets until now add up to.
+    ///
+    /// # Errors
+    /// When the log failed, now or before, for good.
+    pub fn has_room(&mut self, write_set_bytes: usize, before: &ChainHeads) -> Result<bool, LogError> {
+        self.check_poison()?;
+        let bytes = frame_bytes(write_set_bytes).max(self.config.allocate_bytes);
+        match self.make_room(bytes, before) {
+            Ok(_) => Ok(true),
+            Err(LogError::Full { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Where the last staged frame ends.
@@ -199,10 +231,9 @@ impl<F: Files> Log<F> {
         if self.end == self.durable_end {
             return Ok(self.durable_end);
         }
+        self.write_staged().inspect_err(|error| self.poison = Some(error.to_string()))?;
         let mut staged = std::mem::take(&mut self.staged);
-        for group in &staged {
-            self.write_group(group).inspect_err(|error| self.poison = Some(error.to_string()))?;
-        }
+        self.written = 0;
         self.publish(&staged);
         // The last buffer serves again: a steady load allocates nothing for staging.
         if let Some(mut group) = staged.pop()
@@ -332,34 +363,88 @@ impl<F: Files> Log<F> {
 
     /// The group that takes the next frame.
     fn group(&mut self) -> &mut StagedGroup {
-        if self.staged.is_empty() {
+        if self.staged.len() == self.written {
             self.staged.push(StagedGroup { offset: self.end.offset, ..StagedGroup::default() });
         }
         self.staged.last_mut().expect("there is one now")
     }
 
-    fn begin_segment(&mut self, before: &ChainHeads) -> Result<(), LogError> {
-        let previous = self.end;
-        let offset = u32::try_from(previous.offset).expect("a segment ends within a frame of its limit");
-        let number = previous.segment + 1;
+    /// Sees to it that what a frame of so many bytes will be written to is there: the rest of the
+    /// segment, or else the next one's file, for which it gives the header. Changes nothing that
+    /// anybody reads.
+    fn make_room(
+        &mut self,
+        frame_bytes: u64,
+        before: &ChainHeads,
+    ) -> Result<Option<(SegmentHeader, Vec<u8>)>, LogError> {
+        let made = self.try_make_room(frame_bytes, before);
+        if let Err(error) = &made
+            && (matches!(error, LogError::Write { .. }) || self.config.takes_full_for_failed())
+        {
+            self.poison = Some(error.to_string());
+        }
+        made
+    }
+
+    fn try_make_room(
+        &mut self,
+        frame_bytes: u64,
+        before: &ChainHeads,
+    ) -> Result<Option<(SegmentHeader, Vec<u8>)>, LogError> {
+        let end = self.end.offset + frame_bytes;
+        if end <= self.config.segment_bytes || self.unmarked_bytes == 0 {
+            let last = self.next.as_mut().filter(|next| next.number == self.end.segment);
+            last.unwrap_or(&mut self.current).allocate(end, &self.files, &self.config)?;
+            return Ok(None);
+        }
+        let number = self.end.segment + 1;
+        let offset = u32::try_from(self.end.offset).expect("a segment ends within a frame of its limit");
         let Some((header, bytes)) = SegmentHeader::encode(number, offset, self.link, self.salt, before) else {
             let origins = before.applied().len();
             return Err(LogError::TooManyOrigins { origins });
         };
-        self.end = LogPosition { segment: number, offset: header.first };
+        self.make_next(number, header.first + frame_bytes)?;
+        Ok(Some((header, bytes)))
+    }
+
+    /// Makes the file of the segment after the last, to `len` bytes. Where what is staged goes to such
+    /// a file already, it is written first: a file is made only when the one before it has its header.
+    fn make_next(&mut self, number: u64, len: u64) -> Result<(), LogError> {
+        if self.next.as_ref().is_some_and(|next| next.number < number) {
+            self.write_staged()?;
+        }
+        let next = match &mut self.next {
+            Some(next) => next,
+            none => {
+                let name = segment_name(number);
+                let file = self.files.create(&name).map_err(LogError::ahead("create", name))?;
+                none.insert(CurrentSegment { number, file, allocated: 0 })
+            }
+        };
+        next.allocate(len, &self.files, &self.config)
+    }
+
+    fn begin_segment(&mut self, header: &SegmentHeader, bytes: Vec<u8>, before: &ChainHeads) {
+        let (number, previous, first) = (header.number, self.end, header.first);
+        self.end = LogPosition { segment: number, offset: first };
         self.link = header.crc;
-        self.staged.push(StagedGroup {
-            offset: 0,
-            bytes,
-            begins: Some(PublishedSegment { number, previous, first: header.first, end: header.first }),
-        });
+        let begins = Some(PublishedSegment { number, previous, first, end: first });
+        self.staged.push(StagedGroup { offset: 0, bytes, begins });
         self.stage_mark(before, true);
-        Ok(())
     }
 
     fn stage_mark(&mut self, heads: &ChainHeads, segment_start: bool) {
         self.unmarked_bytes = 0;
         self.staged_marks.push(Mark { position: self.end, heads: Arc::new(heads.clone()), segment_start });
+    }
+
+    /// Writes and syncs what is staged and not on the disk yet.
+    fn write_staged(&mut self) -> Result<(), LogError> {
+        let staged = std::mem::take(&mut self.staged);
+        let written = staged[self.written..].iter().try_for_each(|group| self.write_group(group));
+        self.written = staged.len();
+        self.staged = staged;
+        written
     }
 
     /// Writes and syncs one group. Between two groups lies a segment's border, and the second is
@@ -368,14 +453,11 @@ impl<F: Files> Log<F> {
         if group.bytes.is_empty() {
             return Ok(());
         }
-        if let Some(segment) = &group.begins {
-            let name = segment_name(segment.number);
-            let file = self.files.create(&name).map_err(LogError::write("create", name))?;
-            self.current = CurrentSegment { number: segment.number, file, allocated: 0 };
+        if group.begins.is_some() {
+            self.current = self.next.take().expect("a segment is staged only when its file is there");
         }
         let name = segment_name(self.current.number);
-        let end = group.offset + group.bytes.len() as u64;
-        self.current.allocate(end, &self.config).map_err(LogError::write("allocate space for", &name))?;
+        debug_assert!(group.offset + group.bytes.len() as u64 <= self.current.allocated, "staged without room");
         let file = &self.current.file;
         file.write_at(&group.bytes, group.offset).map_err(LogError::write("write", &name))?;
         if self.config.leaves_out_sync() {
@@ -434,13 +516,43 @@ impl StagedGroup {
 }
 
 impl<L: LogFile> CurrentSegment<L> {
-    /// Makes the file reach `end`, and on to the next step within the segment's size.
-    fn allocate(&mut self, end: u64, config: &LogConfig) -> io::Result<()> {
-        if end > self.allocated {
-            let allocated = end.next_multiple_of(config.allocate_bytes).min(config.segment_bytes).max(end);
-            self.file.allocate(allocated)?;
-            self.allocated = allocated;
+    /// Makes the file reach `end`, and on to the next step within the segment's size if there is room.
+    fn allocate<F: Files<File = L>>(&mut self, end: u64, files: &F, config: &LogConfig) -> Result<(), LogError> {
+        if end <= self.allocated {
+            return Ok(());
+        }
+        let name = segment_name(self.number);
+        self.grow(end, files, config).map_err(LogError::ahead("allocate space for", name))
+    }
+
+    fn grow<F: Files<File = L>>(&mut self, end: u64, files: &F, config: &LogConfig) -> io::Result<()> {
+        let step = end.next_multiple_of(config.allocate_bytes).min(config.segment_bytes).max(end);
+        let longest = self.longest(files, config);
+        if end > longest {
+            let what = format!("no more than {} MiB are free, which checkpoints may need", config.reserve_bytes >> 20);
+            return Err(io::Error::new(io::ErrorKind::StorageFull, what));
+        }
+        let len = if step > longest { end } else { step };
+        let allocated = self.file.allocate(len);
+        match allocated {
+            Ok(()) => self.allocated = len,
+            // A part of the step is there, and may be enough.
+            Err(error) if is_full(&error) => {
+                self.allocated = self.file.len()?.max(self.allocated);
+                if self.allocated < end {
+                    return Err(error);
+                }
+            }
+            Err(error) => return Err(error),
         }
         Ok(())
+    }
+
+    /// How long the file may become, by what the disk has free.
+    fn longest<F: Files<File = L>>(&self, files: &F, config: &LogConfig) -> u64 {
+        match config.reserve_bytes {
+            0 => u64::MAX,
+            reserve => files.free_bytes().map_or(u64::MAX, |free| self.allocated + free.saturating_sub(reserve)),
+        }
     }
 }

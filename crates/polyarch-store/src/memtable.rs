@@ -172,6 +172,11 @@ impl Generation {
         self.records.contains_key(key)
     }
 
+    /// About how many bytes of memory they take.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// How many records it holds.
     pub fn len(&self) -> usize {
         self.records.len()

@@ -122,5 +122,5 @@ impl<S: StateStore> Records for Overlay<S> {
 }
 
 pub(crate) fn storage_error(error: impl std::fmt::Display) -> StorageError {
-    StorageError(error.to_string())
+    StorageError::Failed(error.to_string())
 }

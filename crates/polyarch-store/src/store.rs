@@ -112,6 +112,8 @@ pub struct Store<F: Files, S: StateStore> {
     joining: Weak<()>,
     retired: Option<RetiredState<S>>,
     log_check: Option<LogCheckThread>,
+    /// Why nothing more is taken until a checkpoint was written.
+    held: Option<String>,
     // Let go of last.
     _lock: Option<DirectoryLock>,
     #[cfg(feature = "seeded-bugs")]
@@ -197,6 +199,7 @@ impl<F: Files, S: StateStore> Store<F, S> {
             joining: Weak::new(),
             retired: None,
             log_check: None,
+            held: None,
             _lock: None,
             #[cfg(feature = "seeded-bugs")]
             bugs: config.bugs,
@@ -309,7 +312,20 @@ impl<F: Files, S: StateStore> Store<F, S> {
     /// # Panics
     /// When the checkpoint is not of this store.
     pub fn finish_checkpoint(&mut self, done: CheckpointDone) -> CheckpointSummary {
+        self.held = None;
         self.checkpointer.finish(done)
+    }
+
+    /// Takes nothing more until a checkpoint was written: for lack of room on the disk the last one
+    /// failed, and memory holds all it may ([`Store::is_memtable_full`]). Appends are then refused
+    /// with [`StorageError::Full`].
+    pub fn hold_until_checkpoint(&mut self, reason: String) {
+        self.held = Some(reason);
+    }
+
+    /// Whether another checkpoint could let [`Store::remove_log_before`] remove more.
+    pub fn checkpoint_may_free_log(&self) -> bool {
+        self.checkpointer.before_last().is_none_or(|before_last| before_last < self.log.durable_end())
     }
 
     /// How far the state holds the log.
@@ -326,14 +342,19 @@ impl<F: Files, S: StateStore> Store<F, S> {
     /// has lost segments, and does not open.
     ///
     /// # Errors
-    /// When the note could not be written or the log could not remove a file: it takes nothing more
-    /// until it is opened again.
+    /// [`LogError::Full`] when there is no room for the note: nothing was removed, and it may be tried
+    /// again. Any other: the note could not be written or the log could not remove a file, and it
+    /// takes nothing more until it is opened again.
     pub fn remove_log_before(&mut self, floor: LogPosition) -> Result<Vec<u64>, LogError> {
         let Some(before_last) = self.checkpointer.before_last() else { return Ok(Vec::new()) };
         let keep = before_last.min(floor).min(self.pins.earliest().unwrap_or(floor));
         let Some(begins) = self.log.first_kept(keep) else { return Ok(Vec::new()) };
-        let noted = write_log_begins(&self.data, begins).map_err(LogError::write("write", LOG_BEGINS));
-        noted.inspect_err(|error| self.log.poison(error.to_string()))?;
+        // Whether the note is the old one or the new, nothing is missing yet.
+        let noted = write_log_begins(&self.data, begins).map_err(LogError::ahead("write", LOG_BEGINS));
+        if let Err(error @ LogError::Write { .. }) = &noted {
+            self.log.poison(error.to_string());
+        }
+        noted?;
         self.log.remove_segments_before(keep)
     }
 
@@ -510,9 +531,19 @@ impl<F: Files, S: StateStore> Storage for Store<F, S> {
         if self.bugs.absorb_removed_at_once {
             self.overlay.drop_void_absorb(before.applied());
         }
-        let end = self.log.append(write_set, before).map_err(storage_error)?;
+        if let Some(reason) = &self.held {
+            return Err(StorageError::Full(reason.clone()));
+        }
+        let end = self.log.append(write_set, before).map_err(|error| match error {
+            LogError::Full { .. } => StorageError::Full(error.to_string()),
+            failed => storage_error(failed),
+        })?;
         self.checkpointer.note_logged(write_set.len());
         Ok(end)
+    }
+
+    fn has_room(&mut self, write_set_bytes: usize, before: &ChainHeads) -> Result<bool, StorageError> {
+        Ok(self.held.is_none() && self.log.has_room(write_set_bytes, before).map_err(storage_error)?)
     }
 
     fn staged_end(&self) -> LogPosition {

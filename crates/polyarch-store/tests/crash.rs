@@ -2,8 +2,9 @@
 
 mod support;
 
+use bytes::Bytes;
 use polyarch_crdt::{FieldPath, Hlc};
-use polyarch_protocol::{LogPosition, Storage};
+use polyarch_protocol::{LogPosition, Storage, StorageError, WriteSet};
 use polyarch_store::files::Files;
 use polyarch_store::files::simulated::SimulatedDisk;
 use polyarch_store::log::LogConfig;
@@ -26,6 +27,8 @@ enum Op {
     StateFailsAfter(usize),
     /// The power goes after that many more changes to the disk.
     PowerFailsAfter(u64),
+    /// The disk has room for so much more, or for all.
+    Room(Option<u64>),
     Crash(Rollback),
     /// The process is killed, and the system goes on.
     Kill,
@@ -45,6 +48,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::RemoveLog),
         1 => (0usize..3).prop_map(Op::StateFailsAfter),
         1 => (0u64..6).prop_map(Op::PowerFailsAfter),
+        1 => proptest::option::of(0u64..4_000).prop_map(Op::Room),
         1 => rollback.prop_map(Op::Crash),
         1 => Just(Op::Kill),
     ]
@@ -85,7 +89,7 @@ impl World {
 
     fn step(&mut self, op: Op) -> Result<(), TestCaseError> {
         match op {
-            Op::Write(write) => self.write(&write),
+            Op::Write(write) => return self.try_write(&write),
             Op::Sync => return self.sync(),
             Op::PublishStaged => {
                 self.node.store.publish_staged();
@@ -95,12 +99,18 @@ impl World {
             Op::Checkpoint { now } => return self.checkpoint(now),
             Op::RemoveLog => {
                 let floor = self.node.store.durable_end();
-                if self.node.store.remove_log_before(floor).is_err() {
-                    return self.power_cut();
+                match self.node.store.remove_log_before(floor) {
+                    Ok(_) | Err(LogError::Full { .. }) => {}
+                    Err(_) => return self.power_cut(),
                 }
             }
             Op::StateFailsAfter(writes) => self.state.fail_after(writes),
             Op::PowerFailsAfter(changes) => self.disk.stop_after(changes),
+            Op::Room(bytes) => {
+                let used = self.disk.list().unwrap().iter().map(|name| self.disk.contents(name).unwrap().len() as u64);
+                let used: u64 = used.sum();
+                self.disk.set_space(bytes.map(|bytes| used + bytes));
+            }
             Op::Crash(Rollback::Flushes(_)) if !self.may_roll_back => {}
             Op::Crash(rollback) => {
                 self.may_roll_back &= !matches!(rollback, Rollback::Flushes(_));
@@ -117,10 +127,23 @@ impl World {
         Ok(())
     }
 
+    fn try_write(&mut self, write: &Write) -> Result<(), TestCaseError> {
+        match self.node.try_write(write) {
+            Ok((write_set, bytes, _)) => self.note(&write_set, &bytes),
+            Err(StorageError::Full(_)) => {}
+            Err(StorageError::Failed(_)) => return self.power_cut(),
+        }
+        Ok(())
+    }
+
     fn write(&mut self, write: &Write) {
         let (write_set, bytes, _) = self.node.write(write);
+        self.note(&write_set, &bytes);
+    }
+
+    fn note(&mut self, write_set: &WriteSet, bytes: &Bytes) {
         let mut model = self.history.last().unwrap().clone();
-        model.apply(&write_set, &bytes);
+        model.apply(write_set, bytes);
         self.history.push(model);
     }
 

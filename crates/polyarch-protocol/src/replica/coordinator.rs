@@ -169,7 +169,7 @@ impl<S: Storage> Replica<S> {
         };
         let kind = definition.kind;
         let record_key = crate::RecordKey::new(keyspace, &change.key);
-        let record = self.storage.record(&record_key).map_err(|error| Refusal::Unreadable(error.0))?;
+        let record = self.storage.record(&record_key).map_err(|error| Refusal::Unreadable(error.into_reason()))?;
         let held: Vec<Dot> = record.siblings(&FieldPath::opaque()).iter().map(|s| s.dot).collect();
         let mut supersedes = match (&change.supersede, kind) {
             (Supersede::Held, _) | (Supersede::Nothing, KeyspaceKind::Lww) => held.clone(),
@@ -226,11 +226,18 @@ impl<S: Storage> Replica<S> {
         let (dot, hlc) = (Dot::new(origin, seq), self.clock.tick(now.wall_ms));
         let write_set = WriteSet { dot, hlc, dependencies: self.dependencies(dot), changes: changes(dot, hlc) };
         let bytes = write_set.encode();
-        if let Err(error) = self.commit(&write_set, &bytes) {
-            self.fail(error.0.clone());
-            return Err(Refusal::StorageFailed(error.0));
+        match self.commit(&write_set, &bytes) {
+            Ok(_) => self.counters.written += 1,
+            Err(StorageError::Full(reason)) => {
+                self.take_back(write_set.dependencies);
+                self.fill(reason.clone(), bytes.len(), now);
+                return Err(Refusal::DiskFull { reason });
+            }
+            Err(StorageError::Failed(reason)) => {
+                self.fail(reason.clone());
+                return Err(Refusal::StorageFailed(reason));
+            }
         }
-        self.counters.written += 1;
         let token = SessionToken { seen: [dot].into_iter().collect() };
         Ok(Written { dot: Some(dot), hlc: Some(hlc), token: token.to_bytes().into() })
     }
@@ -243,6 +250,15 @@ impl<S: Storage> Replica<S> {
         }
         let unsaid = self.epoch.as_mut().map(|epoch| std::mem::take(&mut epoch.unsaid));
         Dependencies::Changed(unsaid.unwrap_or_default())
+    }
+
+    /// A write set of one's own was not written after all: what it was to say is said by the next.
+    fn take_back(&mut self, dependencies: Dependencies) {
+        if let (Some(epoch), Dependencies::Changed(unsaid)) = (&mut self.epoch, dependencies)
+            && !seeded_bug("unsaid-lost-on-full-disk")
+        {
+            epoch.unsaid = unsaid;
+        }
     }
 
     /// Draws an epoch that was never used, as far as this node, its peers or chance can tell. The
@@ -286,15 +302,15 @@ impl<S: Storage> Replica<S> {
         }
     }
 
-    /// A storage error while taking a peer's write set ends all writing.
-    pub(super) fn fail_on(&mut self, result: Result<(), StorageError>) -> bool {
+    /// Follows up on a peer's write set of so many bytes: a failed storage ends all writing, one that is full
+    /// all feeds until there is room. Says whether it was not taken.
+    pub(super) fn is_stopped_by(&mut self, result: Result<(), StorageError>, len: usize, now: Now) -> bool {
         match result {
-            Ok(()) => false,
-            Err(error) => {
-                self.fail(error.0);
-                true
-            }
+            Ok(()) => return false,
+            Err(StorageError::Full(reason)) => self.fill(reason, len, now),
+            Err(StorageError::Failed(reason)) => self.fail(reason),
         }
+        true
     }
 }
 

@@ -118,7 +118,7 @@ impl<S: Storage> Replica<S> {
             SystemRecord::ClusterKey(held) => catalog::cluster_key_key(held.id),
             SystemRecord::Keyspace(_) => unreachable!("a keyspace's key is its own write set"),
         };
-        let held = self.held(&key).map_err(|error| Refusal::StorageFailed(error.0))?;
+        let held = self.held(&key).map_err(|error| Refusal::StorageFailed(error.into_reason()))?;
         let changes = vec![system_change(key, held, record)];
         self.check_length(&changes)?;
         self.write_changes(now, |_, _| changes)
@@ -127,7 +127,7 @@ impl<S: Storage> Replica<S> {
     /// What is held under a key of the system keyspace. A storage that cannot say fails for good.
     fn held(&mut self, key: &[u8]) -> Result<Vec<Dot>, StorageError> {
         let record = self.storage.record(&RecordKey::new(KeyspaceId::SYSTEM, key));
-        let record = record.inspect_err(|error| self.fail(error.0.clone()))?;
+        let record = record.inspect_err(|error| self.fail(error.clone().into_reason()))?;
         Ok(record.siblings(&FieldPath::opaque()).iter().map(|sibling| sibling.dot).collect())
     }
 

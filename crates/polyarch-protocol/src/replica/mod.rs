@@ -201,6 +201,7 @@ pub struct Replica<S> {
     cut: BTreeSet<u32>,
     gossip: Gossip,
     failed: Option<String>,
+    full: Option<Full>,
     /// Origins of which an absurd stamp was told.
     stamped_ahead: BTreeSet<Origin>,
     counters: CountersView,
@@ -218,6 +219,15 @@ struct Durable {
     digest: Option<u128>,
     /// What is staged beyond it, in order.
     staged: VecDeque<(LogPosition, Dot)>,
+}
+
+/// The storage had no room.
+#[derive(Debug)]
+struct Full {
+    /// What it said.
+    reason: String,
+    /// The length of the write set that it had no room for.
+    write_set_bytes: usize,
 }
 
 /// When heartbeats are due.
@@ -282,6 +292,7 @@ impl<S: Storage> Replica<S> {
             cut: BTreeSet::new(),
             gossip: Gossip::default(),
             failed: None,
+            full: None,
             stamped_ahead: BTreeSet::new(),
             counters: CountersView::default(),
             outputs: VecDeque::new(),
@@ -331,6 +342,7 @@ impl<S: Storage> Replica<S> {
             Input::Durable(position) => self.synced(position),
             Input::StorageFailed(reason) => self.fail(reason),
             Input::Tick => {
+                self.look_for_room();
                 self.replan(now);
                 self.fetch_when_unfed(now);
                 self.tick_links(now);
@@ -410,6 +422,11 @@ impl<S: Storage> Replica<S> {
         self.failed.is_some()
     }
 
+    /// Whether nothing can be written for lack of room on the disk, until a tick finds some.
+    pub fn is_full(&self) -> bool {
+        self.full.is_some()
+    }
+
     /// Why clients' writes are refused now, if they are.
     pub fn writes_refused(&self) -> Option<Refusal> {
         let refusing = self.own_status().filter(|status| !status.takes_writes() && !seeded_bug("drained-takes-writes"));
@@ -431,6 +448,9 @@ impl<S: Storage> Replica<S> {
         }
         if let Some(addresses) = self.own_twins() {
             return Some(Refusal::Twin { addresses: addresses.to_vec() });
+        }
+        if let Some(full) = &self.full {
+            return Some(Refusal::DiskFull { reason: full.reason.clone() });
         }
         self.catalog.cluster_keys().sealing().is_none().then_some(Refusal::NotJoined)
     }
@@ -530,6 +550,25 @@ impl<S: Storage> Replica<S> {
         }
     }
 
+    /// Writes nothing until there is room. All else goes on: what is staged was promised its room.
+    fn fill(&mut self, reason: String, write_set_bytes: usize, now: Now) {
+        self.event(Event::DiskFull { reason: reason.clone() });
+        self.full = Some(Full { reason, write_set_bytes });
+        self.replan(now);
+    }
+
+    fn look_for_room(&mut self) {
+        let Some(full) = self.full.as_ref().filter(|_| self.failed.is_none()) else { return };
+        match self.storage.has_room(full.write_set_bytes, &self.frontier.heads) {
+            Ok(false) => {}
+            Ok(true) => {
+                self.full = None;
+                self.event(Event::DiskHasRoom);
+            }
+            Err(error) => self.fail(error.into_reason()),
+        }
+    }
+
     fn close_for_good(&mut self, link: LinkId) {
         self.output(Output::CloseLink(link, "storage failed".to_owned()));
     }
@@ -594,6 +633,9 @@ impl<S: Storage> Replica<S> {
         }
         if self.failed.is_none() && self.durable.staged.is_empty() && *applied != self.durable.applied {
             return Err("nothing is staged, and yet durable is behind");
+        }
+        if self.full.is_some() && self.sessions.values().any(Session::is_fed) {
+            return Err("the disk is full, and yet a peer feeds this node");
         }
         if self.epoch.as_ref().is_some_and(|epoch| epoch.origin.server_id != self.config.server_id) {
             return Err("the open epoch is not one's own");

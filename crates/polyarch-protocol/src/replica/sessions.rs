@@ -106,6 +106,11 @@ impl Session {
         let lacks = |reason| matches!(reason, RefuseReason::LogRemoved | RefuseReason::LogUnreadable);
         self.refused.get(&origin).is_some_and(|refused| lacks(refused.reason))
     }
+
+    /// Whether anything may come on its feed.
+    pub(super) fn is_fed(&self) -> bool {
+        !self.subscribed.is_empty() || !self.waiting.is_empty()
+    }
 }
 
 impl<S: Storage> Replica<S> {
@@ -360,8 +365,11 @@ impl<S: Storage> Replica<S> {
         let applied = self.frontier.heads.applied();
         let mut unfed = self.paused.clone();
         unfed.extend(self.epoch.as_ref().map(|epoch| epoch.origin));
+        let links: Vec<LinkId> = self.established().map(|(link, _)| link).collect();
         let sights: Vec<(LinkId, u32, u64, AppliedSet)> = self
             .established()
+            // Whoever has no room is fed by nobody: what comes would be lost, and is asked for again.
+            .filter(|_| self.full.is_none())
             .filter_map(|(link, session)| {
                 let heartbeat = session.heartbeat.as_ref()?;
                 let feedable =
@@ -399,10 +407,12 @@ impl<S: Storage> Replica<S> {
             now_ms: now.mono_ms,
         };
         let mut wishes = self.plan.update(&sight, &self.config.timings.feeds);
-        let links: Vec<LinkId> = peers.iter().map(|peer| peer.link).collect();
         for link in links {
             let wanted = wishes.origins.remove(&link).unwrap_or_default();
-            if self.sessions.get(&link).is_some_and(|s| s.subscribed != wanted) || wishes.restart.contains(&link) {
+            let is_held = |s: &Session| self.full.is_some() && s.is_fed();
+            if self.sessions.get(&link).is_some_and(|s| s.subscribed != wanted || is_held(s))
+                || wishes.restart.contains(&link)
+            {
                 self.subscribe(link, wanted, now);
             }
         }
@@ -521,7 +531,7 @@ impl<S: Storage> Replica<S> {
         }
         if session.waiting.last_seq(dot.origin).is_none() && is_due(&write_set, applied) {
             let result = self.commit_remote(&write_set, &bytes, now);
-            return self.fail_on(result);
+            return self.is_stopped_by(result, bytes.len(), now);
         }
         session.waiting.push(WaitingWriteSet { write_set, bytes, since_ms: now.mono_ms });
         false
@@ -545,7 +555,7 @@ impl<S: Storage> Replica<S> {
                 return;
             };
             let result = self.commit_remote(&due.write_set, &due.bytes, now);
-            if self.fail_on(result) {
+            if self.is_stopped_by(result, due.bytes.len(), now) {
                 return;
             }
         }

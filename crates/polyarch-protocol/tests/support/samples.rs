@@ -260,6 +260,7 @@ pub(crate) fn refusals() -> Vec<(&'static str, Refusal)> {
         ("twin", Refusal::Twin { addresses: vec![text()] }),
         ("member-change", Refusal::MemberChange { server_id: 300, status: MemberStatus::Removed, instead: text() }),
         ("topology", Refusal::Topology(text())),
+        ("disk-full", Refusal::DiskFull { reason: text() }),
     ]
 }
 

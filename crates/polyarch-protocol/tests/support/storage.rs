@@ -26,6 +26,8 @@ pub(crate) struct MemoryStorage {
     gaps: BTreeMap<usize, Gap>,
     /// The next appends fail.
     pub(crate) fails_appends: bool,
+    /// There is no room for more.
+    pub(crate) is_full: bool,
     /// Reads of records fail.
     pub(crate) fails_records: bool,
     /// Reads of the log fail.
@@ -158,7 +160,7 @@ impl MemoryStorage {
 
     fn check_records(&self) -> Result<(), StorageError> {
         match self.fails_records {
-            true => Err(StorageError("a record cannot be read".to_owned())),
+            true => Err(StorageError::Failed("a record cannot be read".to_owned())),
             false => Ok(()),
         }
     }
@@ -179,13 +181,20 @@ impl Storage for MemoryStorage {
 
     fn append(&mut self, write_set: &Bytes, before: &ChainHeads) -> Result<LogPosition, StorageError> {
         if self.fails_appends {
-            return Err(StorageError("the disk is full".to_owned()));
+            return Err(StorageError::Failed("the disk does not answer".to_owned()));
+        }
+        if self.is_full {
+            return Err(StorageError::Full("no space".to_owned()));
         }
         if write_set.len() > polyarch_protocol::limits::wire::WRITE_SET_BYTES_MAX {
-            return Err(StorageError("a write set of an impossible length".to_owned()));
+            return Err(StorageError::Failed("a write set of an impossible length".to_owned()));
         }
         self.log.push((write_set.clone(), before.clone()));
         Ok(self.staged_end())
+    }
+
+    fn has_room(&mut self, _: usize, _: &ChainHeads) -> Result<bool, StorageError> {
+        Ok(!self.is_full)
     }
 
     fn staged_end(&self) -> LogPosition {

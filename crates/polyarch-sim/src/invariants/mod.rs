@@ -10,6 +10,7 @@ pub mod context_matches_values;
 pub mod converges;
 pub mod drained_takes_no_writes;
 pub mod equal_applied_sets_equal_digests;
+pub mod full_disk_is_survived;
 pub mod gtid_never_two_payloads;
 pub mod interval_loses_a_suffix;
 pub mod links_are_as_planned;

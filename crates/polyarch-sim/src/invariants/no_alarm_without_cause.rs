@@ -1,6 +1,7 @@
 //! A node raises the alarms that speak of a bug or a damaged disk only when there is one. The
 //! simulated disks keep what was synced, so there is none. That a topology was lost is said when two
-//! were set of which neither saw the other, and that a server was removed when an operator wanted it.
+//! were set of which neither saw the other, that a server was removed when an operator wanted it, and that
+//! a disk is full when it was.
 //!
 //! Source: an operator who was woken for nothing three times does not get up the fourth time.
 
@@ -20,6 +21,8 @@ pub struct Causes<F> {
     pub topology_set_at_once: F,
     /// Whether the node was ever removed.
     pub was_removed: bool,
+    /// Whether the node's disk had no room at some time since it started.
+    pub disk_was_full: bool,
 }
 
 /// An event that a node reported.
@@ -34,6 +37,7 @@ pub fn check(server_id: u32, event: &Event, causes: &Causes<impl Fn(Dot) -> bool
         | Event::Twin { .. } => true,
         Event::TopologyLost { dot, .. } => !(causes.topology_set_at_once)(*dot),
         Event::ToldRemoved { .. } => !causes.was_removed,
+        Event::DiskFull { .. } => !causes.disk_was_full,
         _ => false,
     };
     match is_false {

@@ -29,6 +29,7 @@ pub(super) enum Lasting {
     Blocked(Vec<(usize, usize)>),
     SlowNetwork,
     ClockFreeze(usize),
+    DiskFull(usize),
     OperatorCut(usize, u32),
 }
 
@@ -43,6 +44,10 @@ pub(super) struct Armed {
     pub(super) in_checkpoint: bool,
     /// The power fails some time after the next start.
     pub(super) soon_after_start: bool,
+    /// The disk was full in this life of the process.
+    pub(super) disk_was_full: bool,
+    /// The disk was told to fail in this life of the process.
+    pub(super) disk_fails: bool,
     /// The state rolled back and has taken no checkpoint since.
     pub(super) has_rolled_back: bool,
 }
@@ -105,6 +110,7 @@ impl World {
                 let changes = self.rng.below(8);
                 self.nodes[at].devices.files().stop_after(changes);
                 self.armed[at].power_cut = true;
+                self.armed[at].disk_fails = true;
                 let (delay_us, boot) = (self.between((10_000, 2_000_000)), self.nodes[at].boot);
                 self.after(delay_us, Event::Stop { at, boot, how: End::PowerCut });
             }
@@ -120,8 +126,12 @@ impl World {
             Fault::SyncFails => {
                 let syncs = self.rng.below(2);
                 self.nodes[at].devices.files().fail_sync_after(syncs);
+                self.armed[at].disk_fails = true;
             }
-            Fault::WriteFails => self.nodes[at].devices.files().fail_write_after(0),
+            Fault::WriteFails => {
+                self.nodes[at].devices.files().fail_write_after(0);
+                self.armed[at].disk_fails = true;
+            }
             Fault::DiskFull => self.fill_disk(at),
             Fault::StateRollsBack => self.stop(at, End::RollBack)?,
             Fault::StateDamaged => {
@@ -195,8 +205,8 @@ impl World {
         let names = files.list().unwrap_or_default();
         let used: usize = names.iter().filter_map(|name| files.contents(name)).map(|bytes| bytes.len()).sum();
         files.set_space(Some(used as u64 + self.rng.below(5_000)));
-        let (delay_us, boot) = (self.between((200_000, 3_000_000)), self.nodes[at].boot);
-        self.after(delay_us, Event::Stop { at, boot, how: End::Kill });
+        self.armed[at].disk_was_full = true;
+        self.lasts(Lasting::DiskFull(at));
     }
 
     fn disturb_clock(&mut self, kind: Fault, at: usize) {
@@ -271,6 +281,8 @@ impl World {
         }
         self.nodes[at].devices.files().set_space(None);
         self.armed[at].power_cut = false;
+        self.armed[at].disk_was_full = false;
+        self.armed[at].disk_fails = false;
         self.armed[at].in_checkpoint = false;
         self.nodes[at].paused_until_us = 0;
         for link in self.network.links_of(at) {
@@ -294,6 +306,7 @@ impl World {
                 }
             }
             Lasting::SlowNetwork => self.network.extra_delay_us = 0,
+            Lasting::DiskFull(at) => self.nodes[at].devices.files().set_space(None),
             Lasting::ClockFreeze(at) => self.nodes[at].clock.frozen_ms = None,
             Lasting::OperatorCut(at, server_id) => {
                 let tag = self.admin_tag();

@@ -27,7 +27,7 @@ use crate::disk::{Devices, Image};
 use crate::history::{History, NodeHistory};
 use crate::invariants::equal_applied_sets_equal_digests::{self, Digests};
 use crate::invariants::{
-    Checked, Violation, acked_is_durable, converges, interval_loses_a_suffix, no_lost_sibling,
+    Checked, Violation, acked_is_durable, converges, full_disk_is_survived, interval_loses_a_suffix, no_lost_sibling,
     register_shows_unsuperseded,
 };
 use crate::node::{Node, WallClock};
@@ -460,6 +460,8 @@ impl World {
         for at in 0..self.nodes.len() {
             self.inspect(at)?;
             let server_id = self.nodes[at].server_id;
+            let is_full = self.nodes[at].process.as_ref().is_some_and(|process| process.replica.is_full());
+            full_disk_is_survived::check_end(server_id, is_full)?;
             let node = self.history.node(at);
             acked_is_durable::check_everywhere(server_id, node.durable().seen(), self.history.acked_and_kept())?;
             interval_loses_a_suffix::check_gone(server_id, node.staged().seen(), self.history.lost())?;

@@ -15,8 +15,9 @@ use super::network::Parcel;
 use super::{CLUSTER, Event, KEYSPACES, Phase, World};
 use crate::history::Intent;
 use crate::invariants::{
-    Checked, Violation, applied_once_and_in_order, drained_takes_no_writes, log_stays_while_a_member_lacks_it,
-    no_alarm_without_cause, node_always_starts, nothing_leaves_before_durable, register_shows_unsuperseded,
+    Checked, Violation, applied_once_and_in_order, drained_takes_no_writes, full_disk_is_survived,
+    log_stays_while_a_member_lacks_it, no_alarm_without_cause, node_always_starts, nothing_leaves_before_durable,
+    register_shows_unsuperseded,
 };
 use crate::node::Serving;
 use crate::registers::{Seen, shown_of};
@@ -269,8 +270,18 @@ impl World {
         log_stays_while_a_member_lacks_it::check(server_id, mark.heads.applied(), members.zip(durable))
     }
 
-    /// Hands one input to the replica and looks at what it did.
+    /// Hands one input to the replica, which may notice that the power has failed.
     fn handle(&mut self, at: usize, input: Input, intent: Option<&Intent>) -> Checked {
+        self.handle_and_check(at, input, intent)?;
+        let has_failed = self.nodes[at].process.as_ref().is_some_and(|process| process.replica.has_failed());
+        match has_failed && self.armed[at].power_cut {
+            true => self.stop(at, End::PowerCut),
+            false => Ok(()),
+        }
+    }
+
+    /// Hands one input to the replica and looks at what it did.
+    fn handle_and_check(&mut self, at: usize, input: Input, intent: Option<&Intent>) -> Checked {
         let now = self.nodes[at].now(self.now_us);
         let server_id = self.nodes[at].server_id;
         let Some(process) = self.nodes[at].process.as_mut() else { return Ok(()) };
@@ -394,9 +405,11 @@ impl World {
                 let causes = no_alarm_without_cause::Causes {
                     topology_set_at_once: |dot| self.history.is_concurrent(dot, &topology),
                     was_removed: self.operators.ever_removed.contains(&server_id),
+                    disk_was_full: self.armed[at].disk_was_full,
                 };
                 no_alarm_without_cause::check(server_id, &event, &causes)?;
-                if let polyarch_protocol::Event::StorageFailed { .. } = event {
+                if let polyarch_protocol::Event::StorageFailed { reason } = &event {
+                    full_disk_is_survived::check(server_id, self.armed[at].disk_fails, reason)?;
                     self.operator_restarts(at);
                 }
             }

@@ -323,9 +323,13 @@ impl Disk {
 
     /// `end`, or less where the disk is full.
     fn end_within_space(&self, id: u64, end: u64) -> u64 {
-        let used: u64 = self.names.values().map(|id| self.files[id].bytes.len() as u64).sum();
-        let free = self.faults.space_bytes.map_or(u64::MAX, |space| space.saturating_sub(used));
+        let free = self.free_bytes().unwrap_or(u64::MAX);
         end.min((self.files[&id].bytes.len() as u64).saturating_add(free))
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        let used: u64 = self.names.values().map(|id| self.files[id].bytes.len() as u64).sum();
+        self.faults.space_bytes.map(|space| space.saturating_sub(used))
     }
 
     fn sync(&mut self, id: u64) -> io::Result<()> {
@@ -526,6 +530,10 @@ impl Files for SimulatedDisk {
 
     fn sync_directory(&self) -> io::Result<()> {
         self.0.lock().sync_names()
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        self.0.lock().free_bytes()
     }
 }
 

@@ -10,6 +10,9 @@ pub struct LogConfig {
     /// that most syncs change no metadata. In steps and not at once, for zeroing 64 MiB holds the
     /// appender for 50 ms, 4 MiB for 3 ms. Never beyond the segment's own size. Default 4 MiB.
     pub allocate_bytes: u64,
+    /// Bytes of the disk that the log leaves free, where it knows how many are: room for checkpoints,
+    /// and for files that must be written before any can be removed. Default 0.
+    pub reserve_bytes: u64,
     /// Bytes of the last durable frames that readers find in memory. Default 16 MiB.
     pub tail_bytes_max: usize,
     /// Bytes between two marks in memory; each segment begins with one on disk. Default 1 MiB.
@@ -30,6 +33,7 @@ impl Default for LogConfig {
         Self {
             segment_bytes: 64 << 20,
             allocate_bytes: 4 << 20,
+            reserve_bytes: 0,
             tail_bytes_max: 16 << 20,
             mark_bytes: 1 << 20,
             marks_max: 256,
@@ -58,6 +62,8 @@ pub struct LogBugs {
     pub no_sync_at_recovery: bool,
     /// Recovery takes valid frames behind an invalid one for part of the log.
     pub ends_late_after_torn_group: bool,
+    /// A disk without room is taken for one that failed.
+    pub full_is_failed: bool,
 }
 
 /// What is faulty; nothing in a build without the feature.
@@ -74,6 +80,10 @@ impl LogConfig {
     pub(super) fn ends_late(&self) -> bool {
         self.bugs.ends_late_after_torn_group
     }
+
+    pub(super) fn takes_full_for_failed(&self) -> bool {
+        self.bugs.full_is_failed
+    }
 }
 
 #[cfg(not(feature = "seeded-bugs"))]
@@ -87,6 +97,10 @@ impl LogConfig {
     }
 
     pub(super) fn ends_late(&self) -> bool {
+        false
+    }
+
+    pub(super) fn takes_full_for_failed(&self) -> bool {
         false
     }
 }

@@ -3,6 +3,7 @@ use std::io;
 use polyarch_protocol::LogPosition;
 
 use super::format::segment_name;
+use crate::files::is_full;
 
 /// Why the log could not be opened, written or walked.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +72,17 @@ pub enum LogError {
         /// What the system said.
         source: io::Error,
     },
+    /// There is no room on the disk for more. Nothing was changed: what was staged before is as it was,
+    /// and the same may be tried again.
+    #[error("cannot {operation} {file}: {source}")]
+    Full {
+        /// What was tried.
+        operation: &'static str,
+        /// The file's name in the log's directory, or in the data directory.
+        file: String,
+        /// What the system said.
+        source: io::Error,
+    },
     /// A write or sync failed before. It is not tried again, since a second sync would report
     /// success for what the first one lost. Look at the disk and start the node again.
     #[error("the log takes nothing more since it failed to {0}")]
@@ -124,6 +136,15 @@ impl LogError {
     pub(crate) fn io(operation: &'static str, file: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let file = file.into();
         move |source| Self::Io { operation, file, source }
+    }
+
+    /// A failure before anything was written that counts: for lack of room, [`LogError::Full`].
+    pub(crate) fn ahead(operation: &'static str, file: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let file = file.into();
+        move |source| match is_full(&source) {
+            true => Self::Full { operation, file, source },
+            false => Self::Write { operation, file, source },
+        }
     }
 
     pub(crate) fn write(operation: &'static str, file: impl Into<String>) -> impl FnOnce(io::Error) -> Self {

@@ -126,10 +126,8 @@ fn begin<F: Files>(files: F, config: LogConfig, file_exists: bool) -> Result<(Lo
     let len = file.len().map_err(LogError::io("find the length of", &name))?;
     let mut current = CurrentSegment { number: 1, file, allocated: len };
     // No sync can be left out by a seeded bug here: a log without its first header is another fault.
-    current
-        .allocate(header.first.max(len), &config)
-        .and_then(|()| current.file.write_at(&bytes, 0))
-        .map_err(LogError::io("write", &name))?;
+    current.grow(header.first.max(len), &files, &config).map_err(LogError::io("allocate space for", &name))?;
+    current.file.write_at(&bytes, 0).map_err(LogError::io("write", &name))?;
     write_zeros(&current.file, header.first, len).map_err(LogError::io("write", &name))?;
     current.file.sync().map_err(LogError::io("sync", &name))?;
     files.sync_directory().map_err(LogError::io("sync the directory with", &name))?;
@@ -252,7 +250,9 @@ fn assemble<F: Files>(
         files,
         config,
         current,
+        next: None,
         staged: Vec::new(),
+        written: 0,
         staged_marks: Vec::new(),
         end,
         link,

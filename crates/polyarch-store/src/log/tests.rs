@@ -287,8 +287,7 @@ fn the_beginning_can_be_called_zero_as_long_as_it_is_there() {
 
 #[test]
 fn after_a_failed_sync_or_write_nothing_more_is_taken() {
-    let faults: [fn(&SimulatedDisk); 3] =
-        [|disk| disk.fail_sync_after(0), |disk| disk.fail_write_after(0), |disk| disk.set_space(Some(0))];
+    let faults: [fn(&SimulatedDisk); 2] = [|disk| disk.fail_sync_after(0), |disk| disk.fail_write_after(0)];
     for fault in faults {
         let disk = SimulatedDisk::new(1, 512);
         let mut life = Life::open(&disk, small_config(), None).unwrap();
@@ -297,16 +296,104 @@ fn after_a_failed_sync_or_write_nothing_more_is_taken() {
         life.append_group(50, 100);
         fault(&disk);
         assert!(matches!(life.log.sync(), Err(LogError::Write { .. })));
-        disk.set_space(None);
         let counts = disk.counts();
         let heads = ChainHeads::default();
         assert!(matches!(life.log.append(b"more", &heads), Err(LogError::Poisoned(_))));
+        assert!(matches!(life.log.has_room(1, &heads), Err(LogError::Poisoned(_))));
         assert!(matches!(life.log.sync(), Err(LogError::Poisoned(_))));
         assert!(matches!(life.log.remove_segments_before(end), Err(LogError::Poisoned(_))));
         assert_eq!(disk.counts(), counts, "nothing is tried again");
         assert_eq!((life.log.durable_end(), life.log.reader().durable_end()), (end, end));
         assert_eq!(life.log.reader().read(end, usize::MAX).unwrap().write_sets.len(), 0);
     }
+}
+
+/// The bytes that a disk's files take together.
+fn used(disk: &SimulatedDisk) -> u64 {
+    disk.list().unwrap().iter().map(|name| disk.contents(name).unwrap().len() as u64).sum()
+}
+
+#[test]
+fn a_full_disk_refuses_what_is_new_and_puts_nothing_at_risk() {
+    for spare in (0..4_000).step_by(150) {
+        let disk = SimulatedDisk::new(spare, 512);
+        let mut life = Life::open(&disk, small_config(), None).unwrap();
+        life.append_group(5, 100);
+        disk.set_space(Some(used(&disk) + spare));
+        let full = loop {
+            if let Err(error) = life.append(100) {
+                break error;
+            }
+        };
+        assert!(matches!(full, LogError::Full { .. }), "{full}");
+        let (staged, changes) = (life.log.staged_end(), disk.counts());
+        assert!(matches!(life.append(100), Err(LogError::Full { .. })));
+        assert_eq!((life.log.staged_end(), disk.counts().syncs), (staged, changes.syncs));
+        assert!(!life.log.has_room(100, &ChainHeads::default()).unwrap());
+        assert_eq!(life.log.sync().unwrap(), staged, "what is staged has its room");
+        life.check_all_reads();
+
+        disk.set_space(None);
+        assert!(life.log.has_room(100, &ChainHeads::default()).unwrap());
+        life.append_group(40, 100);
+        life.log.sync().unwrap();
+        life.check_all_reads();
+        disk.crash();
+        life.reopen(None).unwrap().check_all_reads();
+    }
+}
+
+#[test]
+fn a_log_goes_on_over_a_crash_on_a_full_disk() {
+    for seed in 0..100 {
+        let disk = SimulatedDisk::new(seed, 512);
+        let mut life = Life::open(&disk, small_config(), None).unwrap();
+        life.append_group(20 + seed as usize % 10, 100);
+        life.log.sync().unwrap();
+        disk.set_space(Some(used(&disk) + seed * 37));
+        while life.append(100).is_ok() {}
+        disk.crash();
+        // What is written anew at an open takes no more room than it had.
+        let mut life = life.reopen(None).unwrap();
+        while life.append(100).is_ok() {}
+        disk.set_space(None);
+        life.append_group(30, 100);
+        life.log.sync().unwrap();
+        life.reopen(None).unwrap().check_all_reads();
+    }
+}
+
+#[test]
+fn the_log_leaves_the_reserve_free() {
+    let disk = SimulatedDisk::new(1, 512);
+    let config = LogConfig { reserve_bytes: 5_000, ..small_config() };
+    let mut life = Life::open(&disk, config, None).unwrap();
+    disk.set_space(Some(used(&disk) + 20_000));
+    while life.append(100).is_ok() {}
+    let free = disk.free_bytes().unwrap();
+    assert!((5_000..5_300).contains(&free), "{free}");
+    assert!(!life.log.has_room(100, &ChainHeads::default()).unwrap());
+    // A reader of a segment that goes needs none: what lies in it is on every member.
+    let end = life.log.sync().unwrap();
+    life.log.remove_segments_before(end).unwrap();
+    life.append_group(10, 100);
+    assert!(disk.free_bytes().unwrap() >= 5_000);
+    life.log.sync().unwrap();
+}
+
+#[test]
+fn a_sync_neither_makes_a_file_nor_makes_one_longer() {
+    let disk = SimulatedDisk::new(1, 512);
+    let mut life = Life::open(&disk, small_config(), None).unwrap();
+    for group in 1..60 {
+        life.append_group(group, 90);
+        let before = used(&disk);
+        disk.set_space(Some(0));
+        life.log.sync().unwrap();
+        disk.set_space(None);
+        assert_eq!(used(&disk), before);
+    }
+    life.check_all_reads();
 }
 
 #[test]

@@ -22,6 +22,8 @@ use bytes::Bytes;
 use polyarch_crdt::Record;
 use polyarch_protocol::{Digest, KeyspaceId, RecordKey};
 
+use crate::files::is_full;
+
 pub use checkpoint::{Checkpoint, Provenance};
 pub(crate) use directory::{STATE, panic_message};
 pub use directory::{StateDirectory, watched};
@@ -74,6 +76,11 @@ pub trait StateStore: Send + Sync + 'static {
     /// # Errors
     /// When they cannot be counted.
     fn size(&self) -> Result<u64, StateError>;
+
+    /// Bytes of the disk that a batch and its flush may take beside its records. Default 0.
+    fn flush_bytes(&self) -> u64 {
+        0
+    }
 
     /// Whether a crash leaves all of a batch or nothing. Of a state that does not promise it, the
     /// records may be newer than the metadata, and the digest is counted anew at every open.
@@ -202,9 +209,22 @@ pub enum StateError {
     /// disk may fail too. The log has what is missing.
     #[error("the state takes no more writes since it failed ({0}); look at the disk and restart the node")]
     Stopped(String),
+    /// It found the disk full before, with what is said here: it takes no more writes, and what it reads
+    /// from the disk may fail too. The log has what is missing.
+    #[error("the state takes no more writes since the disk was full ({0}); make room and restart the node")]
+    StoppedFull(String),
 }
 
 impl StateError {
+    /// Whether there was no room on the disk.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => is_full(source),
+            Self::StoppedFull(_) => true,
+            _ => false,
+        }
+    }
+
     pub(crate) fn io(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { doing, source }
     }

@@ -43,6 +43,8 @@ use super::{BatchEntry, Checkpoint, ScanRange, StateError, StateStore};
 const LEAF_FANOUT: usize = 128;
 /// Records given to sled at once; their leaves are locked against readers meanwhile.
 const PART_RECORDS: usize = 256;
+/// What a flush may write beside records: now and then sled writes the whole of its metadata anew.
+const FLUSH_BYTES: u64 = 8 << 20;
 /// A period of flushes that does not end; see the module's documentation.
 const NEVER_MS: usize = usize::MAX;
 const RECORD_PREFIX: u8 = b'r';
@@ -73,8 +75,14 @@ pub struct SledState {
     // Taken by the drop alone.
     handles: Option<Handles>,
     // What failed first, a write, a read or a panic: see the module's documentation.
-    stopped: OnceLock<String>,
+    stopped: OnceLock<Stop>,
     panicked: AtomicBool,
+}
+
+struct Stop {
+    cause: String,
+    // Whether there was no room on the disk.
+    is_full: bool,
 }
 
 struct Handles {
@@ -123,7 +131,8 @@ impl SledState {
     /// After an error sled itself takes no more writes, and the last handle's drop, which tries
     /// one, would abort the process. Damage, and a panic is taken for that, ends the state's life.
     fn note(&self, error: &StateError) {
-        if self.stopped.set(error.to_string()).is_ok() {
+        let stop = Stop { cause: error.to_string(), is_full: error.is_full() };
+        if self.stopped.set(stop).is_ok() {
             tracing::error!(
                 directory = %self.dir.display(),
                 %error,
@@ -144,7 +153,8 @@ impl SledState {
     /// Writes; after a failure never again.
     fn write(&self, work: impl FnOnce(&Tree) -> Result<(), StateError>) -> Result<(), StateError> {
         match self.stopped.get() {
-            Some(cause) => Err(StateError::Stopped(cause.clone())),
+            Some(Stop { cause, is_full: true }) => Err(StateError::StoppedFull(cause.clone())),
+            Some(Stop { cause, .. }) => Err(StateError::Stopped(cause.clone())),
             None => self.with_tree(work),
         }
     }
@@ -204,6 +214,10 @@ impl StateStore for SledState {
             let value = tree.get(METADATA_KEY).map_err(failed("read"))?;
             value.map(|value| Checkpoint::decode(&value)).transpose()
         })
+    }
+
+    fn flush_bytes(&self) -> u64 {
+        FLUSH_BYTES
     }
 
     fn size(&self) -> Result<u64, StateError> {

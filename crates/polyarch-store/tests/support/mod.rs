@@ -141,11 +141,16 @@ impl<F: Files, S: StateStore> Node<F, S> {
 
     /// Appends and applies, as the replica does.
     pub fn write(&mut self, write: &Write) -> (WriteSet, Bytes, LogPosition) {
+        self.try_write(write).unwrap()
+    }
+
+    /// The same, on a disk that may not take it.
+    pub fn try_write(&mut self, write: &Write) -> Result<(WriteSet, Bytes, LogPosition), StorageError> {
         let write_set = encode(write, &self.frontier, |key| self.store.record(key).unwrap());
         let bytes = write_set.encode();
-        let end = self.store.append(&bytes, &self.frontier.heads).unwrap();
-        let _ = self.frontier.apply(&mut self.store, &write_set, &bytes).unwrap();
-        (write_set, bytes, end)
+        let end = self.store.append(&bytes, &self.frontier.heads)?;
+        let _ = self.frontier.apply(&mut self.store, &write_set, &bytes)?;
+        Ok((write_set, bytes, end))
     }
 
     pub fn put(&mut self, number: u32) {

@@ -27,6 +27,9 @@ struct Ordeal {
     kept: LogPosition,
 }
 
+/// The fault of a life whose disk is full and does all else that it should.
+const DISK_FULL: u64 = 3;
+
 /// What went wrong, in words.
 type Broken = String;
 
@@ -106,24 +109,30 @@ impl Ordeal {
 
     /// Appends, syncs and removes until something fails or it is enough.
     fn live(&mut self, mut life: Life<SimulatedDisk>) {
-        match self.random.below(6) {
+        let fault = self.random.below(6);
+        match fault {
             0 => self.disk.stop_after(self.random.below(60)),
             1 => self.disk.fail_sync_after(self.random.below(25)),
             2 => self.disk.fail_write_after(self.random.below(25)),
-            3 => self.disk.set_space(Some(self.random.below(12_000))),
+            DISK_FULL => self.disk.set_space(Some(self.random.below(12_000))),
             _ => {}
         }
         for _ in 0..self.random.below(30) {
             // Frames of one length: then old and new frames begin at the same places.
             let bytes = if self.random.below(4) > 0 { 60 } else { self.random.below(900) as usize };
-            for _ in 0..self.random.below(12) {
-                life.append(bytes).expect("the log works");
-            }
+            let appended = (0..self.random.below(12)).try_for_each(|_| life.append(bytes));
             self.staged = life.frames[self.durable.len()..].to_vec();
+            match appended {
+                Err(LogError::Full { .. }) if self.random.below(4) == 0 => self.disk.set_space(None),
+                Ok(()) | Err(LogError::Full { .. }) => {}
+                Err(_) => break,
+            }
             if self.random.below(8) == 0 {
                 break;
             }
-            let Ok(end) = life.log.sync() else { break };
+            let synced = life.log.sync();
+            assert!(synced.is_ok() || fault != DISK_FULL, "{synced:?} on a disk that is only full");
+            let Ok(end) = synced else { break };
             self.durable.append(&mut self.staged);
             if self.random.below(6) == 0 {
                 self.known_synced = Some(end);
