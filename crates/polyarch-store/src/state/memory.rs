@@ -39,7 +39,7 @@ struct Image {
     checkpoint: Option<Arc<Checkpoint>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Images {
     live: Image,
     // The newest last.
@@ -54,6 +54,11 @@ impl MemoryState {
     /// An empty state.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Another state that holds the same, as a copied disk does.
+    pub fn copy(&self) -> Self {
+        Self { images: Arc::new(RwLock::new(self.images.read().clone())) }
     }
 
     /// Loses what a crash would lose.
