@@ -11,6 +11,7 @@ use crate::commands::link::Link;
 use crate::commands::log::Log;
 use crate::commands::members::NodeCommand;
 use crate::commands::node::{Found, Serve};
+use crate::commands::quarantine::Quarantine;
 use crate::commands::record::{Delete, Get, Put, ScanCommand};
 use crate::commands::status::Status;
 use crate::commands::topology::TopologyCommand;
@@ -75,6 +76,9 @@ enum Command {
     #[command(subcommand)]
     Node(NodeCommand),
     Events(Events),
+    /// Show the feeds that a node has stopped, and let them go on
+    #[command(subcommand)]
+    Quarantine(Quarantine),
     /// Take the link between two members down, and let it come up again
     #[command(subcommand)]
     Link(Link),
@@ -110,6 +114,7 @@ impl Arguments {
             Command::Topology(topology) => topology.run(connection),
             Command::Node(node) => node.run(connection),
             Command::Events(events) => events.run(connection),
+            Command::Quarantine(quarantine) => quarantine.run(connection),
             Command::Link(link) => link.run(connection),
             Command::Verify(verify) => verify.run(),
             Command::Log(log) => log.run(),
@@ -169,6 +174,9 @@ mod tests {
             "polyarch node rejoin 2",
             "polyarch node join --config f",
             "polyarch events --limit 5 --json",
+            "polyarch quarantine list --json --node 127.0.0.1:7401",
+            "polyarch quarantine retry --json --node 127.0.0.1:7401",
+            "polyarch quarantine retry 3-9f2c01ab --node 127.0.0.1:7401",
             "polyarch link cut 2 --node 127.0.0.1:7401",
             "polyarch link heal 2 --node 127.0.0.1:7401",
             "polyarch link heal 2 --no-wait --node 127.0.0.1:7401",
@@ -201,6 +209,7 @@ mod tests {
             ("polyarch certs node --server-id 0", ErrorKind::ValueValidation),
             ("polyarch certs ca --cluster Orders", ErrorKind::ValueValidation),
             ("polyarch keyspace create k", ErrorKind::MissingRequiredArgument),
+            ("polyarch quarantine retry 3-9f2c01ab:1", ErrorKind::ValueValidation),
             ("polyarch log dump d --from 1", ErrorKind::ValueValidation),
             ("polyarch get k a --timeout 0", ErrorKind::ValueValidation),
             ("polyarch certs ca --cluster c --days 0", ErrorKind::ValueValidation),

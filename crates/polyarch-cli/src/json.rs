@@ -11,7 +11,8 @@ mod input;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use polyarch_client::{
-    Dot, Edge, EventView, FeedView, KeyspaceView, MemberStatus, NodeAddress, Record, SiblingView, StatusView, Written,
+    ConditionView, Dot, Edge, EventView, FeedView, ForkMember, ForkSide, KeyspaceView, MemberStatus, NodeAddress,
+    Origin, PauseCause, PausedView, Record, RegainedView, SiblingView, StatusView, Written,
 };
 use polyarch_node::NodeIdentity;
 use polyarch_protocol::catalog::SystemRecord;
@@ -21,6 +22,7 @@ use serde::Serialize;
 
 pub(crate) use input::{BatchChange, ImportRecord, supersede};
 
+use crate::commands::quarantine::to_do;
 use crate::commands::topology::{Shape, ShapeMember};
 
 /// `"key"`, or `"key_base64"` if it is not UTF-8.
@@ -169,6 +171,112 @@ pub(crate) struct StatusObject<'a> {
     peers: Vec<PeerObject<'a>>,
     feeds: Vec<FeedObject>,
     counters: CountersObject,
+    #[serde(flatten)]
+    condition: Option<ConditionObject<'a>>,
+}
+
+/// What `status` shows beside it; not there of a node older than the question.
+#[derive(Debug, Serialize)]
+struct ConditionObject<'a> {
+    paused: Vec<PausedObject<'a>>,
+    regained: Vec<RegainedObject>,
+    regained_write_sets: u64,
+}
+
+/// A line of `quarantine list`: an origin whose feed the node has stopped.
+#[derive(Debug, Serialize)]
+pub(crate) struct PausedObject<'a> {
+    origin: String,
+    cause: &'static str,
+    /// Where it stopped; null when it waits for another.
+    gtid: Option<String>,
+    reason: Option<&'a str>,
+    /// The origin it waits for.
+    on: Option<String>,
+    members: Vec<ForkMemberObject>,
+    since_ms: u64,
+    applied: u64,
+    behind: u64,
+    to_do: String,
+}
+
+#[derive(Debug, Serialize)]
+struct ForkMemberObject {
+    server_id: u32,
+    side: &'static str,
+}
+
+/// An epoch of its own of which the node had lost write sets.
+#[derive(Debug, Serialize)]
+struct RegainedObject {
+    origin: String,
+    had: u64,
+    peer_has: u64,
+    from: u32,
+    applied: u64,
+    noticed_ms: u64,
+    /// Null while some of it is missing.
+    complete_ms: Option<u64>,
+}
+
+/// `quarantine retry`: `{"origins"}`.
+#[derive(Debug, Serialize)]
+pub(crate) struct RetriedObject {
+    origins: Vec<String>,
+}
+
+impl From<&[Origin]> for RetriedObject {
+    fn from(origins: &[Origin]) -> Self {
+        Self { origins: origins.iter().map(Origin::to_string).collect() }
+    }
+}
+
+impl<'a> From<&'a PausedView> for PausedObject<'a> {
+    fn from(paused: &'a PausedView) -> Self {
+        let (cause, gtid, reason, on, members): (_, _, _, _, &[ForkMember]) = match &paused.cause {
+            PauseCause::Fork { dot, members } => ("fork", Some(dot), None, None, members),
+            PauseCause::Poison { dot, reason } => ("poison", Some(dot), Some(reason.as_str()), None, &[]),
+            PauseCause::Waits { on } => ("waits", None, None, Some(on), &[]),
+        };
+        let member = |member: &ForkMember| ForkMemberObject {
+            server_id: member.server_id,
+            side: match member.side {
+                ForkSide::Other => "other",
+                ForkSide::Stopped => "stopped",
+            },
+        };
+        Self {
+            origin: paused.origin.to_string(),
+            cause,
+            gtid: gtid.map(Dot::to_string),
+            reason,
+            on: on.map(Origin::to_string),
+            members: members.iter().map(member).collect(),
+            since_ms: paused.since_ms,
+            applied: paused.applied,
+            behind: paused.behind,
+            to_do: to_do(paused),
+        }
+    }
+}
+
+impl<'a> From<&'a ConditionView> for ConditionObject<'a> {
+    fn from(condition: &'a ConditionView) -> Self {
+        let regained = |view: &RegainedView| RegainedObject {
+            origin: view.origin.to_string(),
+            had: view.had,
+            peer_has: view.peer_has,
+            from: view.from,
+            applied: view.applied,
+            noticed_ms: view.noticed_ms,
+            complete_ms: view.complete_ms,
+        };
+        Self {
+            paused: condition.paused.iter().map(PausedObject::from).collect(),
+            regained: condition.regained.iter().map(regained).collect(),
+            regained_write_sets: condition.regained_write_sets,
+        }
+    }
 }
 
 /// Another member, as the node sees it.
@@ -242,7 +350,7 @@ pub(crate) struct NoStatusObject<'a> {
 }
 
 impl<'a> StatusObject<'a> {
-    pub(crate) fn of(node: &'a NodeAddress, status: &'a StatusView) -> Self {
+    pub(crate) fn of(node: &'a NodeAddress, status: &'a StatusView, condition: Option<&'a ConditionView>) -> Self {
         let counters = &status.counters;
         let peer = |peer: &'a polyarch_client::PeerView| PeerObject {
             server_id: peer.server_id,
@@ -291,6 +399,7 @@ impl<'a> StatusObject<'a> {
                 link_bytes_sent: counters.link_bytes_sent,
                 link_bytes_received: counters.link_bytes_received,
             },
+            condition: condition.map(ConditionObject::from),
         }
     }
 }

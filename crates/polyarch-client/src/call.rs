@@ -218,14 +218,16 @@ fn is_write(request: &Request) -> bool {
         Request::Write(_) | Request::CreateKeyspace { .. } | Request::SetTopology(_) | Request::ChangeMember { .. } => {
             true
         }
-        // A link is cut or healed once or twice alike, and always at the same node.
+        // A link is cut or healed once or twice alike, and always at the same node; so is a feed let go on.
         Request::Get { .. }
         | Request::Scan(_)
         | Request::ListKeyspaces
         | Request::Status
+        | Request::Condition
         | Request::Events { .. }
         | Request::CutLink { .. }
-        | Request::HealLink { .. } => false,
+        | Request::HealLink { .. }
+        | Request::RetryOrigin { .. } => false,
     }
 }
 

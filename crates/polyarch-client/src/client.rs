@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use polyarch_crdt::TokenError;
+use polyarch_crdt::{Origin, TokenError};
 use polyarch_protocol::Topology;
 use polyarch_protocol::catalog::{KeyspaceKind, MemberChange};
 use polyarch_protocol::client::{
-    EventView, KeyspaceView, Request, Response, StatusView, Supersede, WriteRequest, Written,
+    EventView, KeyspaceView, Refusal, Request, Response, StatusView, Supersede, WriteRequest, Written,
 };
+use polyarch_protocol::condition::ConditionView;
 use polyarch_transport::{CloseCode, Endpoint, TransportConfig};
 
 use crate::address::NodeAddress;
@@ -192,6 +193,35 @@ impl Client {
     /// As [`Client::get`].
     pub async fn status_of(&self, node: &NodeAddress) -> Result<StatusView, Error> {
         self.only(node).status().await
+    }
+
+    /// What is out of the ordinary on the node that this client talks to; `None` of a node older than the question.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn condition(&self) -> Result<Option<ConditionView>, Error> {
+        let condition = self.call(Request::Condition, |response| match response {
+            Response::Condition(condition) => Some(*condition),
+            _ => None,
+        });
+        match condition.await {
+            Ok(condition) => Ok(Some(condition)),
+            Err(Error::Refused(Refusal::Malformed(_))) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Lets the stopped feed of an origin at `node` go on from where it stood, with `None` all of them; what waited for
+    /// it goes on with it. Says which do. A feed whose cause is still there stops again.
+    ///
+    /// # Errors
+    /// As [`Client::get`], and when the feed is not stopped. To ask again does no harm.
+    pub async fn retry_origin(&self, node: &NodeAddress, origin: Option<Origin>) -> Result<Vec<Origin>, Error> {
+        let retried = |response| match response {
+            Response::Retried(origins) => Some(origins),
+            _ => None,
+        };
+        self.only(node).call(Request::RetryOrigin { origin }, retried).await
     }
 
     /// Takes the link of `node` to the member `server_id` down, until it is healed or the node restarts. The other side

@@ -71,5 +71,6 @@ pub use polyarch_protocol::catalog::{KeyspaceKind, MemberChange, MemberStatus};
 pub use polyarch_protocol::client::{
     CountersView, EventView, FeedView, KeyspaceView, PeerView, Refusal, SiblingView, StatusView, Supersede, Written,
 };
+pub use polyarch_protocol::condition::{ConditionView, ForkMember, ForkSide, PauseCause, PausedView, RegainedView};
 pub use polyarch_protocol::{Edge, KeyspaceId, ParseTopologyError, Topology};
 pub use polyarch_transport::{BindError, CredentialsError, Obstacle, TransportConfig};

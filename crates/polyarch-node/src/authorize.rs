@@ -35,13 +35,15 @@ impl Verb {
             | Request::Scan(_)
             | Request::ListKeyspaces
             | Request::Status
+            | Request::Condition
             | Request::Events { .. } => Self::Read,
             Request::Write(_) => Self::Write,
             Request::CreateKeyspace { .. }
             | Request::CutLink { .. }
             | Request::HealLink { .. }
             | Request::SetTopology(_)
-            | Request::ChangeMember { .. } => Self::Administer,
+            | Request::ChangeMember { .. }
+            | Request::RetryOrigin { .. } => Self::Administer,
         }
     }
 }
@@ -85,6 +87,8 @@ mod tests {
         assert_eq!(allowed("ops"), [true, true, true]);
         assert_eq!(allowed("app"), [false, true, true]);
         assert_eq!(allowed("anyone"), [false, false, true]);
+        let retry = Request::RetryOrigin { origin: None };
+        assert_eq!([&retry, &Request::Condition].map(|request| roles.authorize("app", request).is_ok()), [false, true]);
         assert!(Roles::default().authorize("app", &Request::Status).is_err(), "who is not listed may nothing");
     }
 }

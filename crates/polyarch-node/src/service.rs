@@ -311,6 +311,8 @@ impl Stream {
             Request::Write(write) => Input::Write(request_tag, write),
             Request::CreateKeyspace { name, kind } => Input::CreateKeyspace(request_tag, name, kind),
             Request::Status => Input::Status(request_tag),
+            Request::Condition => Input::Condition(request_tag),
+            Request::RetryOrigin { origin } => Input::RetryOrigin(request_tag, origin),
             Request::CutLink { server_id } => Input::CutLink(request_tag, server_id),
             Request::HealLink { server_id } => Input::HealLink(request_tag, server_id),
             Request::SetTopology(topology) => Input::SetTopology(request_tag, topology),

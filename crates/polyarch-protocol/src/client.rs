@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalog::{KeyspaceKind, MemberChange, MemberStatus};
 use crate::codec::{self, CodecError, Kind};
+use crate::condition::ConditionView;
 use crate::keyspace::KeyspaceId;
 use crate::limits::wire;
 use crate::topology::Topology;
@@ -74,6 +75,13 @@ pub enum Request {
     Events {
         /// At most so many.
         limit: u32,
+    },
+    /// What is out of the ordinary on the node.
+    Condition,
+    /// Lets the stopped feed of an origin go on from where it stood.
+    RetryOrigin {
+        /// Which; `None` for all that are stopped.
+        origin: Option<Origin>,
     },
 }
 
@@ -161,6 +169,10 @@ pub enum Response {
     Done,
     /// To [`Request::Events`].
     Events(Vec<EventView>),
+    /// To [`Request::Condition`].
+    Condition(Box<ConditionView>),
+    /// To [`Request::RetryOrigin`]: the origins whose feed goes on, in order.
+    Retried(Vec<Origin>),
 }
 
 /// What became of a write.
@@ -472,6 +484,9 @@ pub enum Refusal {
         /// What the disk said.
         reason: String,
     },
+    /// The feed of this origin is not stopped.
+    #[error("the feed of {0} is not stopped on this node; `polyarch quarantine list` shows those that are")]
+    NotPaused(Origin),
 }
 
 impl From<ContextError> for Refusal {

@@ -155,6 +155,26 @@ pub enum Event {
         /// Its clock less ours, in milliseconds.
         offset_ms: i64,
     },
+    /// An operator let stopped feeds go on.
+    FeedsRetried {
+        /// Of these origins.
+        origins: Vec<Origin>,
+    },
+    /// Alarm: a member has write sets that this server wrote in earlier processes and no longer has:
+    /// it runs on an old image or backup of its disk, or on an empty one. They are fetched.
+    OwnWritesLost {
+        /// The member.
+        from: u32,
+        /// At least one.
+        epochs: Vec<LostEpoch>,
+    },
+    /// All that this server had lost of its own, as far as members showed, is durably here again.
+    OwnWritesRegained {
+        /// How many write sets, since the process began.
+        write_sets: u64,
+        /// Of how many epochs.
+        epochs: u64,
+    },
     /// Alarm: the disk failed; this node writes no more until it is restarted.
     StorageFailed {
         /// What the disk said.
@@ -167,6 +187,31 @@ pub enum Event {
     },
     /// The disk has room again; this node writes again.
     DiskHasRoom,
+}
+
+/// How much of an epoch of its own a server had lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LostEpoch {
+    /// The epoch.
+    pub origin: Origin,
+    /// The last write set of it that is here; 0 for none.
+    pub had: u64,
+    /// The last one that the member has.
+    pub peer_has: u64,
+}
+
+/// A server that was restarted often has many; a line names the first.
+struct OfEpochs<'a>(&'a [LostEpoch]);
+
+impl fmt::Display for OfEpochs<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [first, others @ ..] = self.0 else { return Ok(()) };
+        write!(f, "of epoch {} those behind {} up to {}", first.origin, first.had, first.peer_has)?;
+        match others.len() {
+            0 => Ok(()),
+            others => write!(f, ", and of {others} more epochs"),
+        }
+    }
 }
 
 impl Event {
@@ -184,6 +229,8 @@ impl Event {
                 | Self::SnapshotFailed { .. }
                 | Self::SnapshotJoined { .. }
                 | Self::DiskHasRoom
+                | Self::FeedsRetried { .. }
+                | Self::OwnWritesRegained { .. }
         )
     }
 }
@@ -259,6 +306,22 @@ impl fmt::Display for Event {
             }
             Self::ClockOffset { server_id, offset_ms } => {
                 write!(f, "the clock of member {server_id} is off by {offset_ms} ms")
+            }
+            Self::FeedsRetried { origins } => {
+                let origins: Vec<String> = origins.iter().map(Origin::to_string).collect();
+                write!(f, "an operator lets stopped feeds go on: {}", origins.join(", "))
+            }
+            Self::OwnWritesLost { from, epochs } => {
+                let lost: u64 = epochs.iter().map(|epoch| epoch.peer_has.saturating_sub(epoch.had)).sum();
+                write!(f, "this server had lost {lost} of its own write sets, {}; ", OfEpochs(epochs))?;
+                write!(f, "was it restored from an old image or backup, or started with an empty directory? ")?;
+                write!(f, "They are being fetched from member {from}")
+            }
+            Self::OwnWritesRegained { write_sets, epochs } => {
+                write!(
+                    f,
+                    "all {write_sets} of this server's own write sets that were lost, of {epochs} epochs, are here again"
+                )
             }
             Self::StorageFailed { reason } => write!(f, "storage failed, no more writes until a restart: {reason}"),
             Self::DiskFull { reason } => {

@@ -11,6 +11,7 @@
 pub mod catalog;
 pub mod client;
 pub mod codec;
+pub mod condition;
 pub mod limits;
 pub mod peer;
 pub mod storage;
@@ -33,7 +34,7 @@ mod write_set;
 
 pub use chain::{ChainHash, ChainHead, ChainHeads};
 pub use digest::{DIGEST_BUCKETS, Digest};
-pub use event::Event;
+pub use event::{Event, LostEpoch};
 pub use feed::{Feed, FeedStep};
 pub use frontier::{ApplySummary, Frontier};
 pub use keyspace::{KeyspaceId, RecordKey};

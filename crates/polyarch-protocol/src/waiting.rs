@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use polyarch_crdt::{AppliedSet, Dot, Origin};
@@ -67,14 +67,14 @@ impl Waiting {
             .map(|dot| dot.origin)
     }
 
-    /// Origins whose next write set depends on one of `stopped` that is not applied.
-    pub(crate) fn behind(&self, stopped: &BTreeSet<Origin>, applied: &AppliedSet) -> Vec<Origin> {
+    /// Origins whose next write set depends on a stopped one that is not applied, each with that one.
+    pub(crate) fn behind(&self, is_stopped: impl Fn(Origin) -> bool, applied: &AppliedSet) -> Vec<(Origin, Origin)> {
         let missing = |w: &WaitingWriteSet| {
-            let needs = w.write_set.dependencies.applied();
-            needs.iter().any(|dot| stopped.contains(&dot.origin) && !applied.includes(dot))
+            let mut needs = w.write_set.dependencies.applied().iter();
+            needs.find(|dot| is_stopped(dot.origin) && !applied.includes(*dot)).map(|dot| dot.origin)
         };
-        let fronts = self.queues.iter().filter(|(_, queue)| queue.front().is_some_and(missing));
-        fronts.map(|(origin, _)| *origin).collect()
+        let fronts = self.queues.iter().filter_map(|(origin, queue)| Some((*origin, missing(queue.front()?)?)));
+        fronts.collect()
     }
 
     fn front(&self, origin: Origin) -> Option<&WaitingWriteSet> {

@@ -14,7 +14,7 @@ pub struct Bug {
 }
 
 /// All bugs there are.
-pub const BUGS: [Bug; 19] = [
+pub const BUGS: [Bug; 20] = [
     Bug { name: "no-sync", what: "the log says that it is synced and is not" },
     Bug { name: "no-sync-at-recovery", what: "what a start finds in the page cache is taken for durable" },
     Bug {
@@ -35,6 +35,7 @@ pub const BUGS: [Bug; 19] = [
     Bug { name: "apply-out-of-order", what: "a write set does not wait for its dependencies" },
     Bug { name: "epoch-reused", what: "a process goes on with the epoch of the one before" },
     Bug { name: "drop-by-origin", what: "a node drops write sets of its own server id" },
+    Bug { name: "amnesia-unnoticed", what: "a node does not notice that it lost write sets of its own" },
     Bug { name: "wrong-tie-in-lww", what: "equal stamps are not told apart by their origin" },
     Bug {
         name: "context-apart-from-values",

@@ -28,10 +28,12 @@ pub struct Devices {
     seed: u64,
 }
 
-/// What a node's files held at some moment, as a backup or a virtual machine's snapshot holds it.
-#[derive(Debug, Clone)]
+/// What a node's devices held at some moment, as a backup or a virtual machine's snapshot holds it.
+/// The default is an empty disk.
+#[derive(Debug, Clone, Default)]
 pub struct Image {
     files: Vec<(String, Vec<u8>)>,
+    state: MemoryState,
 }
 
 impl Devices {
@@ -70,22 +72,24 @@ impl Devices {
         self.state.crash(Rollback::Unflushed);
     }
 
-    /// What the files hold now, synced or not.
+    /// What the devices hold now, synced or not.
     pub fn image(&self) -> Image {
         let names = self.files.list().unwrap_or_default();
         Image {
             files: names.into_iter().filter_map(|name| self.files.contents(&name).map(|bytes| (name, bytes))).collect(),
+            state: self.state.copy(),
         }
     }
 
-    /// Puts an image in the place of what is there, durably. The state begins empty: it is a cache
-    /// of the log.
-    pub fn restore(&mut self, image: &Image) {
+    /// Puts an image in the place of what is there, durably. Without the state it begins empty, as
+    /// where only the log was backed up: it is a cache of that.
+    pub fn restore(&mut self, image: &Image, with_state: bool) {
         self.seed = self.seed.wrapping_add(1);
         self.files = SimulatedDisk::new(self.seed, PAGE_BYTES);
         for (name, bytes) in &image.files {
             self.files.damage(name, |file| file.clone_from(bytes));
         }
-        self.state = MemoryState::default();
+        self.state = if with_state { image.state.copy() } else { MemoryState::default() };
+        self.state.crash(Rollback::Unflushed);
     }
 }

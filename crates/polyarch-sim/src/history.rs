@@ -168,8 +168,9 @@ impl History {
     /// Notes what a process wrote that did not outlive it.
     fn take_back(&mut self, at: usize, server_id: u32, durability: Durability, recovered: &Seen) -> Checked {
         if std::mem::take(&mut self.nodes[at].is_set_back) {
-            // An image may have what the disk then lost.
+            // An image may have what the disk then lost; from now on it is to be kept.
             self.lost.retain(|dot| !recovered.includes(*dot));
+            self.excused.retain(|dot| !recovered.includes(*dot));
         }
         let own = std::mem::take(&mut self.nodes[at].own);
         let others = self.nodes.iter().enumerate().filter(|(other, _)| *other != at);
@@ -216,6 +217,11 @@ impl History {
         let Some(one) = self.writes.get(&dot).filter(|written| changes(written)) else { return false };
         let mut others = self.writes.values().filter(|other| other.dot != dot && changes(other));
         others.any(|other| !other.saw.includes(dot) && !one.saw.includes(other.dot))
+    }
+
+    /// Whether a write set was ever written, wherever it is now.
+    pub fn is_written(&self, dot: Dot) -> bool {
+        self.writes.contains_key(&dot)
     }
 
     /// A client was told that its write is written.
@@ -281,6 +287,11 @@ impl NodeHistory {
             Some(Ok(SystemRecord::Topology(topology))) => topology,
             _ => Topology::Mesh,
         }
+    }
+
+    /// Whether this is what its process wrote last.
+    pub fn just_wrote(&self, dot: Dot) -> bool {
+        self.own.last() == Some(&dot)
     }
 
     /// What its log was given and has not synced.

@@ -56,12 +56,23 @@ pub enum Fault {
     Pause,
     /// An operator takes a link down.
     OperatorCut,
-    /// A node comes up on an older image of its disk.
+    /// A node comes up on an older image of its disk; some images are used again.
     SetBack,
+    /// All nodes come up on older images of their disks, each of another age.
+    SetBackAll,
+    /// A node comes up with an empty disk.
+    LoseDisk,
+}
+
+impl Fault {
+    /// Whether only logs that reach back to the beginning mend it.
+    fn needs_whole_logs(self) -> bool {
+        matches!(self, Self::SetBack | Self::SetBackAll | Self::LoseDisk | Self::StateDamaged)
+    }
 }
 
 /// All kinds of faults, with how often each is drawn.
-const FAULTS: [(Fault, u64); 22] = [
+const FAULTS: [(Fault, u64); 24] = [
     (Fault::LoseLink, 8),
     (Fault::OneWay, 5),
     (Fault::Isolate, 8),
@@ -83,7 +94,9 @@ const FAULTS: [(Fault, u64); 22] = [
     (Fault::ClockFreeze, 3),
     (Fault::Pause, 5),
     (Fault::OperatorCut, 2),
-    (Fault::SetBack, 3),
+    (Fault::SetBack, 6),
+    (Fault::SetBackAll, 1),
+    (Fault::LoseDisk, 1),
 ];
 
 /// A kind of topology. Which hubs or links is drawn when it is set, over the members there are then.
@@ -252,7 +265,7 @@ impl Scenario {
         let removes_log = rng.chance(350);
         let mut fault_kinds = swarm(rng, &FAULTS, 250);
         if removes_log {
-            fault_kinds.retain(|(kind, _)| !matches!(kind, Fault::SetBack | Fault::StateDamaged));
+            fault_kinds.retain(|(kind, _)| !kind.needs_whole_logs());
         }
         Self {
             nodes,

@@ -8,6 +8,7 @@ pub(crate) mod link;
 pub(crate) mod log;
 pub(crate) mod members;
 pub(crate) mod node;
+pub(crate) mod quarantine;
 pub(crate) mod record;
 pub(crate) mod status;
 pub(crate) mod topology;

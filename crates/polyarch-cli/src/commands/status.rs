@@ -3,8 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
-use polyarch_client::{Dot, FeedView, MemberStatus, NodeAddress, PeerView, StatusView};
+use polyarch_client::{
+    Client, ConditionView, Dot, Error, FeedView, MemberStatus, NodeAddress, PeerView, RegainedView, StatusView,
+};
 
+use crate::commands::quarantine;
 use crate::connection::{Connection, ConnectionArguments};
 use crate::failure::Failure;
 use crate::json::{NoStatusObject, StatusObject};
@@ -19,7 +22,11 @@ Asks any node of the profile, the one of --node, or each with --all. With --json
    \"addresses\", \"linked\", \"planned\", \"reachable\", \"links\": [ID..], \"cut\", \"behind\", \"ahead\",
    \"equal\", \"clock_offset_ms\"}], \"feeds\": [{\"origin\", \"from\", \"behind\", \"behind_ms\",
    \"paused\"}], \"counters\": {\"written\", \"received\", \"skipped\", \"returned\", \"conflicts\", \"syncs\",
-   \"log_bytes\", \"checkpoints\", \"link_bytes_sent\", \"link_bytes_received\"}}
+   \"log_bytes\", \"checkpoints\", \"link_bytes_sent\", \"link_bytes_received\"}, \"paused\": [..],
+   \"regained\": [{\"origin\", \"had\", \"peer_has\", \"from\", \"applied\", \"noticed_ms\", \"complete_ms\"}],
+   \"regained_write_sets\"}
+\"paused\" is as in `polyarch quarantine list`. \"regained\" are epochs of this node's own of which it had lost write sets
+that others have. These last three are not there of a node of version 0.1.
 A node knows how far the members are that it has a link to. Of the others \"behind\" and \"ahead\" are 0 and \"equal\" is
 null: ask their neighbours, or all with --all. \"skipped\" came again and was left; \"returned\" of that was its own.
 \"node\" is the address that answered, as it was dialled. Of a node that does not answer, --all prints
@@ -48,8 +55,9 @@ impl Status {
 
     async fn of_one(&self, connection: &Connection) -> Result<(), Failure> {
         let (node, status) = connection.client.status_with_node().await?;
+        let condition = connection.client.only(&node).condition().await?;
         let mut output = Output::stdout();
-        self.print(&node, &status, &mut output)?;
+        self.print(&node, &status, condition.as_ref(), &mut output)?;
         output.flush()
     }
 
@@ -58,15 +66,15 @@ impl Status {
         let asking: Vec<_> = asked
             .map(|(node, client)| {
                 let node = node.clone();
-                tokio::spawn(async move { client.status_of(&node).await })
+                tokio::spawn(async move { ask(&client.only(&node)).await })
             })
             .collect();
         let (mut statuses, mut silent) = (Vec::new(), Vec::new());
         let mut output = Output::stdout();
         for (node, answer) in connection.nodes.iter().zip(asking) {
             match answer.await.expect("asking neither panics nor is aborted") {
-                Ok(status) => {
-                    self.print(node, &status, &mut output)?;
+                Ok((status, condition)) => {
+                    self.print(node, &status, condition.as_ref(), &mut output)?;
                     statuses.push(status);
                 }
                 Err(error) => {
@@ -88,9 +96,15 @@ impl Status {
         }
     }
 
-    fn print(&self, node: &NodeAddress, status: &StatusView, output: &mut Output) -> Result<(), Failure> {
+    fn print(
+        &self,
+        node: &NodeAddress,
+        status: &StatusView,
+        condition: Option<&ConditionView>,
+        output: &mut Output,
+    ) -> Result<(), Failure> {
         if self.json {
-            return output.json(&StatusObject::of(node, status));
+            return output.json(&StatusObject::of(node, status, condition));
         }
         if let Some(alarm) = storage_alarm(node, status) {
             output.line(alarm)?;
@@ -118,12 +132,45 @@ impl Status {
         ))?;
         status.peers.iter().try_for_each(|peer| output.line(format_args!("  member {}", described(peer))))?;
         status.feeds.iter().try_for_each(|feed| output.line(format_args!("  feed   {}", described_feed(feed))))?;
+        if let Some(condition) = condition {
+            print_condition(condition, output)?;
+        }
         if status.peers.iter().any(is_out_of_knowledge) {
             output.line(
                 "  note   how far members without a link are is not known here: `polyarch status --all` asks each",
             )?;
         }
         output.line("")
+    }
+}
+
+/// How one node is, and what is out of the ordinary on it.
+async fn ask(client: &Client) -> Result<(StatusView, Option<ConditionView>), Error> {
+    Ok((client.status().await?, client.condition().await?))
+}
+
+fn print_condition(condition: &ConditionView, output: &mut Output) -> Result<(), Failure> {
+    for paused in &condition.paused {
+        output.line(format_args!("  STOPPED {}  {}", paused.origin, quarantine::described(paused)))?;
+        output.line(format_args!("          to do: {}", quarantine::to_do(paused)))?;
+    }
+    if let Some(line) = described_losses(&condition.regained, condition.regained_write_sets) {
+        output.line(format_args!("  lost   {line}"))?;
+    }
+    Ok(())
+}
+
+/// What the node had lost of its own, in a line; `None` for nothing.
+fn described_losses(regained: &[RegainedView], write_sets: u64) -> Option<String> {
+    let missing: u64 = regained.iter().map(|view| view.peer_has.saturating_sub(view.applied)).sum();
+    let epochs = regained.len();
+    match (epochs, missing) {
+        (0, _) => None,
+        (_, 0) => Some(format!("{write_sets} of its own write sets, of {epochs} epochs, and all are here again")),
+        (_, missing) => Some(format!(
+            "{} of its own write sets, of {epochs} epochs; {write_sets} are here again, {missing} ARE MISSING",
+            write_sets + missing
+        )),
     }
 }
 

@@ -8,11 +8,13 @@
 //! **Architecture Invariant:** there is one way into the log, [`Replica`]'s private `commit`, and
 //! it is the same for a client's write and a peer's.
 
+mod amnesia;
 mod config;
 mod coordinator;
 mod links;
 mod members;
 mod progress;
+mod quarantine;
 mod sessions;
 mod snapshots;
 mod views;
@@ -26,6 +28,7 @@ use polyarch_crdt::{AppliedSet, ClusterKey, Dot, HlcClock, Observed, Origin, see
 use crate::catalog::{Catalog, KeyspaceKind, Member, MemberChange, MemberStatus};
 use crate::client::{CountersView, Refusal, Response, StatusView, WriteRequest};
 use crate::codec::CodecError;
+use crate::condition::ConditionView;
 use crate::event::Event;
 use crate::feed::Feed;
 use crate::frontier::{ApplySummary, Frontier};
@@ -37,11 +40,13 @@ use crate::reach::{Distances, LinkStates};
 use crate::storage::{LogPosition, Storage, StorageError};
 use crate::topology::Topology;
 use crate::write_set::WriteSet;
+use amnesia::Amnesia;
 pub use config::{Durability, ReplicaConfig, Timings};
 use coordinator::Epoch;
 pub use coordinator::context_scope;
 use links::{ToldRemoved, Twins};
 use members::Drain;
+use quarantine::Pause;
 use sessions::{Session, Unreadable};
 use snapshots::Snapshots;
 use views::Lag;
@@ -79,6 +84,10 @@ pub enum Input {
     CreateKeyspace(RequestTag, String, KeyspaceKind),
     /// A question about this node.
     Status(RequestTag),
+    /// A question about what is out of the ordinary on it.
+    Condition(RequestTag),
+    /// An operator lets the stopped feed of an origin go on, or of all.
+    RetryOrigin(RequestTag, Option<Origin>),
     /// An operator takes the link to a member down.
     CutLink(RequestTag, u32),
     /// An operator lets it up again.
@@ -197,7 +206,9 @@ pub struct Replica<S> {
     /// While this member is draining: what it had when it heard of that.
     drain: Option<Drain>,
     snapshots: Snapshots,
-    paused: BTreeSet<Origin>,
+    /// Origins whose feed is stopped.
+    paused: BTreeMap<Origin, Pause>,
+    amnesia: Amnesia,
     cut: BTreeSet<u32>,
     gossip: Gossip,
     failed: Option<String>,
@@ -288,7 +299,8 @@ impl<S: Storage> Replica<S> {
             told_removed: None,
             drain: None,
             snapshots: Snapshots::default(),
-            paused: BTreeSet::new(),
+            paused: BTreeMap::new(),
+            amnesia: Amnesia::default(),
             cut: BTreeSet::new(),
             gossip: Gossip::default(),
             failed: None,
@@ -320,6 +332,14 @@ impl<S: Storage> Replica<S> {
                 let status = self.status(now);
                 self.answer(tag, Ok(Response::Status(Box::new(status))));
             }
+            Input::Condition(tag) => {
+                let condition = self.condition();
+                self.answer(tag, Ok(Response::Condition(Box::new(condition))));
+            }
+            Input::RetryOrigin(tag, origin) => {
+                let result = self.retry_origin(origin, now);
+                self.answer(tag, result.map(Response::Retried));
+            }
             Input::CutLink(tag, server_id) => self.cut_link(tag, server_id),
             Input::HealLink(tag, server_id) => self.heal_link(tag, server_id),
             Input::SetTopology(tag, topology) => {
@@ -350,6 +370,7 @@ impl<S: Storage> Replica<S> {
             }
         }
         self.follow_catalog();
+        self.note_regained(now);
         self.plan_links(now);
         self.gossip(now);
         debug_assert_eq!(self.validate(), Ok(()));
@@ -469,6 +490,14 @@ impl<S: Storage> Replica<S> {
             peers: self.peer_views(),
             feeds: self.feed_views(now),
             counters: self.counters.clone(),
+        }
+    }
+
+    fn condition(&self) -> ConditionView {
+        ConditionView {
+            paused: self.paused_views(),
+            regained: self.regained_views(),
+            regained_write_sets: self.regained_write_sets(),
         }
     }
 

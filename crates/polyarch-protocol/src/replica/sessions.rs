@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use polyarch_crdt::{AppliedSet, Origin, seeded_bug};
+use polyarch_crdt::{AppliedSet, Dot, Origin, seeded_bug};
 
 use super::members::is_refused;
 use super::{LinkId, Now, Output, Replica};
@@ -54,8 +54,8 @@ pub(super) struct Session {
     /// When the feed was begun, or last brought something.
     fed_ms: u64,
     /// Origins that this peer cannot feed us, from where we were when it said so.
-    refused: BTreeMap<Origin, Refused>,
-    waiting: Waiting,
+    pub(super) refused: BTreeMap<Origin, Refused>,
+    pub(super) waiting: Waiting,
     /// Origins that the peer's newest subscription asks of this node.
     serving: BTreeSet<Origin>,
     /// Groups whose [`Output::GroupTaken`] is held back while too much waits.
@@ -63,7 +63,7 @@ pub(super) struct Session {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Refused {
+pub(super) struct Refused {
     seq: u64,
     since_ms: u64,
     reason: RefuseReason,
@@ -290,6 +290,9 @@ impl<S: Storage> Replica<S> {
 
     fn heartbeat(&mut self, link: LinkId, heartbeat: Heartbeat, now: Now) {
         self.close_epoch_if_overtaken(&heartbeat.applied);
+        if let Some(server_id) = self.sessions.get(&link).map(|session| session.server_id) {
+            self.note_losses(server_id, &heartbeat.applied, now);
+        }
         self.check_digest(link, &heartbeat);
         self.check_clock(link, &heartbeat, now);
         let Some(session) = self.sessions.get_mut(&link) else { return };
@@ -348,8 +351,7 @@ impl<S: Storage> Replica<S> {
         self.plan.leave(refuse.origin, link);
         match refuse.reason {
             RefuseReason::Fork(dot) => {
-                self.paused.insert(refuse.origin);
-                self.event(Event::Fork { dot, server_id });
+                self.pause_forked(refuse.origin, dot, server_id, now);
             }
             RefuseReason::LogRemoved | RefuseReason::LogUnreadable => {
                 self.event(Event::NotFed { origin: refuse.origin, server_id });
@@ -361,9 +363,11 @@ impl<S: Storage> Replica<S> {
     /// Chooses feeds anew and subscribes where the choice changed.
     pub(super) fn replan(&mut self, now: Now) {
         self.forget_void_refusals(now);
-        self.stop_what_waits_for_stopped();
+        self.pause_what_waits_for_paused(now);
+        let exhausted = self.exhausted_feeds();
+        exhausted.iter().for_each(|(origin, link)| self.plan.leave(*origin, *link));
         let applied = self.frontier.heads.applied();
-        let mut unfed = self.paused.clone();
+        let mut unfed: BTreeSet<Origin> = self.paused.keys().copied().collect();
         unfed.extend(self.epoch.as_ref().map(|epoch| epoch.origin));
         let links: Vec<LinkId> = self.established().map(|(link, _)| link).collect();
         let sights: Vec<(LinkId, u32, u64, AppliedSet)> = self
@@ -372,8 +376,9 @@ impl<S: Storage> Replica<S> {
             .filter(|_| self.full.is_none())
             .filter_map(|(link, session)| {
                 let heartbeat = session.heartbeat.as_ref()?;
-                let feedable =
-                    heartbeat.applied.iter().filter(|dot| !session.refused.contains_key(&dot.origin)).collect();
+                let is_feedable =
+                    |dot: &Dot| !session.refused.contains_key(&dot.origin) && !exhausted.contains(&(dot.origin, link));
+                let feedable = heartbeat.applied.iter().filter(is_feedable).collect();
                 Some((link, session.server_id, session.fed_ms, feedable))
             })
             .collect();
@@ -429,21 +434,6 @@ impl<S: Storage> Replica<S> {
         }
     }
 
-    /// What depends on a stopped origin would wait for ever, and use up the room that the others need.
-    fn stop_what_waits_for_stopped(&mut self) {
-        if self.paused.is_empty() {
-            return;
-        }
-        let applied = self.frontier.heads.applied();
-        let waiting = self.sessions.values().flat_map(|s| s.waiting.behind(&self.paused, applied));
-        let behind: BTreeSet<Origin> = waiting.filter(|origin| !self.paused.contains(origin)).collect();
-        for origin in behind {
-            self.paused.insert(origin);
-            let reason = "it depends on an origin whose feed is stopped".to_owned();
-            self.event(Event::Poisoned { origin, reason });
-        }
-    }
-
     /// Begins those feeds anew that would still bring what has come in another way.
     pub(super) fn subscribe_anew_to(&mut self, gained: &AppliedSet, now: Now) {
         let brings = |session: &Session| gained.iter().any(|dot| session.subscribed.contains(&dot.origin));
@@ -452,10 +442,6 @@ impl<S: Storage> Replica<S> {
         for (link, subscribed) in links {
             self.subscribe(link, subscribed, now);
         }
-    }
-
-    pub(super) fn is_paused(&self, origin: Origin) -> bool {
-        self.paused.contains(&origin)
     }
 
     fn subscribe(&mut self, link: LinkId, wanted: BTreeSet<Origin>, now: Now) {
@@ -503,13 +489,13 @@ impl<S: Storage> Replica<S> {
             }
             Ok(dot) if seeded_bug("drop-by-origin") && dot.origin.server_id == self.config.server_id => return false,
             // Neither read nor judged: a peer has a say only on what it was asked for.
-            Ok(dot) if !session.subscribed.contains(&dot.origin) || self.paused.contains(&dot.origin) => {
+            Ok(dot) if !session.subscribed.contains(&dot.origin) || self.paused.contains_key(&dot.origin) => {
                 self.counters.skipped += 1;
                 return false;
             }
             Ok(dot) => match WriteSet::decode(&bytes) {
                 Ok(write_set) => write_set,
-                Err(error) => return self.poison(dot.origin, error.to_string(), now),
+                Err(error) => return self.poison(dot, error.to_string(), now),
             },
             Err(error) => {
                 self.unreadable(link, &error.to_string(), now);
@@ -538,9 +524,8 @@ impl<S: Storage> Replica<S> {
     }
 
     /// Stops an origin's feed; the others go on.
-    fn poison(&mut self, origin: Origin, reason: String, now: Now) -> bool {
-        self.paused.insert(origin);
-        self.event(Event::Poisoned { origin, reason });
+    fn poison(&mut self, dot: Dot, reason: String, now: Now) -> bool {
+        self.pause_poisoned(dot, reason, now);
         self.replan(now);
         true
     }
@@ -593,7 +578,7 @@ impl<S: Storage> Replica<S> {
             applied: self.durable.applied.clone(),
             digest: self.durable.digest,
             clock_ms: now.wall_ms,
-            paused: self.paused.iter().copied().collect(),
+            paused: self.paused.keys().copied().collect(),
         }
     }
 

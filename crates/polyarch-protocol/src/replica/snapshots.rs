@@ -90,7 +90,7 @@ impl<S: Storage> Replica<S> {
             known.join(&heartbeat.applied.since(applied));
         }
         let own = self.epoch.as_ref().map(|epoch| epoch.origin);
-        let lacking = known.iter().map(|dot| dot.origin).filter(|o| Some(*o) != own && !self.is_paused(*o));
+        let lacking = known.iter().map(|dot| dot.origin).filter(|o| Some(*o) != own && !self.paused.contains_key(o));
         let fed =
             |origin: Origin| self.established().any(|(_, s)| s.has_more_of(origin, applied) && !s.refuses(origin));
         lacking.filter(|origin| !fed(*origin)).collect()

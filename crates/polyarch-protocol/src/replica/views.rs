@@ -81,7 +81,7 @@ impl<S: Storage> Replica<S> {
     }
 
     /// The greatest seq of each origin that a linked member says it has.
-    fn known_of_others(&self) -> AppliedSet {
+    pub(super) fn known_of_others(&self) -> AppliedSet {
         let mut known = AppliedSet::new();
         for heartbeat in self.established().filter_map(|(_, session)| session.heartbeat.as_ref()) {
             known.join(&heartbeat.applied);
@@ -106,7 +106,7 @@ impl<S: Storage> Replica<S> {
     pub(super) fn feed_views(&self, now: Now) -> Vec<FeedView> {
         let (known, held) = (self.known_of_others(), self.frontier.heads.applied());
         let current = self.epoch.as_ref().map(|epoch| epoch.origin);
-        let origins: BTreeSet<Origin> = known.iter().map(|dot| dot.origin).chain(self.paused.iter().copied()).collect();
+        let origins: BTreeSet<Origin> = known.iter().map(|dot| dot.origin).chain(self.paused.keys().copied()).collect();
         let of = |origin: Origin| {
             let behind = known.seq(origin).saturating_sub(held.seq(origin));
             let lag = self.lags.get(&origin).filter(|_| behind > 0);
@@ -116,7 +116,7 @@ impl<S: Storage> Replica<S> {
                 from: link.and_then(|link| self.sessions.get(&link)).map(|session| session.server_id),
                 behind,
                 behind_ms: lag.map_or(0, |lag| now.mono_ms.saturating_sub(lag.since_ms)),
-                paused: self.paused.contains(&origin),
+                paused: self.paused.contains_key(&origin),
             }
         };
         origins.into_iter().filter(|origin| Some(*origin) != current).map(of).collect()

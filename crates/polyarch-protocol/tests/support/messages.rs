@@ -20,7 +20,7 @@ use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
 
-use crate::samples::{refusals, status};
+use crate::samples::{condition, refusals, status};
 
 pub(crate) fn cases(default: u32) -> ProptestConfig {
     let asked = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
@@ -210,6 +210,8 @@ pub(crate) fn request() -> impl Strategy<Value = ClientRequest> {
         topology().prop_map(Request::SetTopology),
         (any::<u32>(), member_change()).prop_map(|(server_id, change)| Request::ChangeMember { server_id, change }),
         any::<u32>().prop_map(|limit| Request::Events { limit }),
+        Just(Request::Condition),
+        option::of(origin()).prop_map(|origin| Request::RetryOrigin { origin }),
     ];
     (any::<u64>(), any::<u32>(), option::of(bytes()), request).prop_map(|(id, wait_ms, token, request)| ClientRequest {
         id,
@@ -242,6 +244,8 @@ pub(crate) fn response() -> impl Strategy<Value = ClientResponse> {
             let view = |(time_ms, alarm, text)| EventView { time_ms, alarm, text };
             Response::Events(events.into_iter().map(view).collect())
         }),
+        Just(Response::Condition(Box::new(condition()))),
+        vec(origin(), 0..3).prop_map(Response::Retried),
     ];
     let refusals: Vec<Refusal> = refusals().into_iter().map(|(_, refusal)| refusal).collect();
     let result = prop_oneof![ok.prop_map(Ok), prop::sample::select(refusals).prop_map(Err)];

@@ -249,6 +249,23 @@ impl Node {
         }
     }
 
+    pub(crate) fn condition(&mut self) -> polyarch_protocol::condition::ConditionView {
+        let request = self.ask(Input::Condition);
+        match self.answer(request) {
+            Some(Ok(Response::Condition(condition))) => *condition,
+            other => panic!("{other:?} to a question about its condition"),
+        }
+    }
+
+    /// Lets stopped feeds go on; says which do.
+    pub(crate) fn retry(&mut self, origin: Option<Origin>) -> Result<Vec<Origin>, Refusal> {
+        let request = self.ask(|tag| Input::RetryOrigin(tag, origin));
+        match self.answer(request).expect("it is answered")? {
+            Response::Retried(origins) => Ok(origins),
+            other => panic!("{other:?} to a retry"),
+        }
+    }
+
     pub(crate) fn record(&mut self, key: &str) -> Record {
         let place = self.place(key).expect("the keyspace is known here");
         self.replica.storage_mut().record(&place).expect("it is in memory")

@@ -9,6 +9,7 @@ use polyarch_protocol::client::{
     ClientRequest, ClientResponse, CountersView, EventView, FeedView, KeyspaceView, PeerView, RecordView, Refusal,
     Request, Response, ScanRequest, SiblingView, StatusView, Supersede, WriteChange, WriteRequest, Written,
 };
+use polyarch_protocol::condition::{ConditionView, ForkMember, ForkSide, PauseCause, PausedView, RegainedView};
 use polyarch_protocol::peer::{
     ClusterId, FeedGroup, Heartbeat, Hello, PeerMessage, Refuse, RefuseReason, Subscribe, Twin,
 };
@@ -82,6 +83,48 @@ pub(crate) fn status(applied: Vec<Dot>) -> StatusView {
             link_bytes_sent: 8,
             link_bytes_received: 9,
         },
+    }
+}
+
+pub(crate) fn condition() -> ConditionView {
+    let paused = |epoch, cause| PausedView {
+        origin: Origin::new(3, epoch),
+        cause,
+        since_ms: 1_764_950_400_000,
+        applied: 41,
+        behind: 300,
+    };
+    let members = vec![
+        ForkMember { server_id: 1, side: ForkSide::Other },
+        ForkMember { server_id: 300, side: ForkSide::Stopped },
+    ];
+    ConditionView {
+        paused: vec![
+            paused(1, PauseCause::Fork { dot: sample_dot(41), members }),
+            paused(2, PauseCause::Poison { dot: sample_dot(42), reason: "text".to_owned() }),
+            paused(3, PauseCause::Waits { on: O }),
+        ],
+        regained: vec![
+            RegainedView {
+                origin: O,
+                had: 0,
+                peer_has: 300,
+                from: 1,
+                applied: 200,
+                noticed_ms: 1_764_950_400_000,
+                complete_ms: None,
+            },
+            RegainedView {
+                origin: Origin::new(3, 7),
+                had: 2,
+                peer_has: 3,
+                from: 300,
+                applied: 3,
+                noticed_ms: 1_764_950_400_000,
+                complete_ms: Some(1_764_950_400_300),
+            },
+        ],
+        regained_write_sets: 201,
     }
 }
 
@@ -227,6 +270,9 @@ pub(crate) fn request_samples() -> Vec<(&'static str, ClientRequest)> {
         ("remove-member", of(Request::ChangeMember { server_id: 300, change: MemberChange::Remove { force: true } })),
         ("rejoin-member", of(Request::ChangeMember { server_id: 300, change: MemberChange::Rejoin })),
         ("events", of(Request::Events { limit: 300 })),
+        ("condition", ClientRequest { token: None, ..of(Request::Condition) }),
+        ("retry-origin", of(Request::RetryOrigin { origin: Some(O) })),
+        ("retry-all-origins", of(Request::RetryOrigin { origin: None })),
     ]
 }
 
@@ -261,6 +307,7 @@ pub(crate) fn refusals() -> Vec<(&'static str, Refusal)> {
         ("member-change", Refusal::MemberChange { server_id: 300, status: MemberStatus::Removed, instead: text() }),
         ("topology", Refusal::Topology(text())),
         ("disk-full", Refusal::DiskFull { reason: text() }),
+        ("not-paused", Refusal::NotPaused(O)),
     ]
 }
 
@@ -302,7 +349,12 @@ pub(crate) fn response_samples() -> Vec<(&'static str, ClientResponse)> {
     ];
     let answers = answers.into_iter().map(|(name, answer)| (name, Ok(answer)));
     let refused = refusals().into_iter().map(|(name, refusal)| (name, Err(refusal)));
-    answers.chain(refused).map(|(name, result)| (name, ClientResponse { id: 300, result })).collect()
+    let newer = [
+        ("condition", Ok(Response::Condition(Box::new(condition())))),
+        ("retried", Ok(Response::Retried(vec![Origin::new(1, 7), O]))),
+    ];
+    let all = answers.chain(refused).chain(newer);
+    all.map(|(name, result)| (name, ClientResponse { id: 300, result })).collect()
 }
 
 pub(crate) fn snapshot_request_samples() -> Vec<(&'static str, SnapshotRequest)> {

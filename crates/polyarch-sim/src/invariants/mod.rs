@@ -15,6 +15,7 @@ pub mod gtid_never_two_payloads;
 pub mod interval_loses_a_suffix;
 pub mod links_are_as_planned;
 pub mod log_stays_while_a_member_lacks_it;
+pub mod lost_own_is_told;
 pub mod lww_winner_is_greatest;
 pub mod members_come_back;
 pub mod no_alarm_without_cause;

@@ -78,9 +78,13 @@ impl World {
                 | Fault::SlowNetwork
                 | Fault::PowerCutAll
                 | Fault::SetBack
+                | Fault::SetBackAll
+                | Fault::LoseDisk
         );
         let is_yet_to_join = self.nodes[at].boot == 0;
-        if (needs_process && self.nodes[at].process.is_none()) || (kind == Fault::SetBack && is_yet_to_join) {
+        if (needs_process && self.nodes[at].process.is_none())
+            || (is_yet_to_join && matches!(kind, Fault::SetBack | Fault::LoseDisk))
+        {
             return Ok(false);
         }
         let server_id = self.nodes[at].server_id;
@@ -144,7 +148,9 @@ impl World {
                 self.nodes[at].paused_until_us = self.now_us + lasts_us;
             }
             Fault::OperatorCut => self.operator_cuts(at),
-            Fault::SetBack => return self.set_back(at),
+            Fault::SetBack => return self.image_or_set_back(at),
+            Fault::SetBackAll => return self.set_back_all(),
+            Fault::LoseDisk => return self.lose_disk(at),
         }
         Ok(true)
     }
@@ -230,30 +236,6 @@ impl World {
         let tag = self.admin_tag();
         self.push_input(at, Input::CutLink(tag, server_id), None);
         self.lasts(Lasting::OperatorCut(at, server_id));
-    }
-
-    /// Takes an image of a disk, or puts the one taken before in its place.
-    fn set_back(&mut self, at: usize) -> Result<bool, crate::invariants::Violation> {
-        let server_id = self.nodes[at].server_id;
-        // Somebody must be left who knows of the cluster at all.
-        let mut others = (0..self.nodes.len()).filter(|other| *other != at);
-        let is_known =
-            others.any(|other| self.history.node(other).durable().seen().missing_of(&self.founding).is_none());
-        match self.images[at].take() {
-            Some((image, history)) if is_known => {
-                self.note(format_args!("node {server_id} is set back to an image of its disk"));
-                self.stop(at, End::Kill)?;
-                self.nodes[at].devices.restore(&image);
-                self.history.set_back(at, history);
-                self.forget_removal();
-                self.armed[at] = Armed::default();
-                Ok(true)
-            }
-            _ => {
-                self.images[at] = Some((self.nodes[at].devices.image(), self.history.node(at).clone()));
-                Ok(false)
-            }
-        }
     }
 
     pub(super) fn stop_if(&mut self, at: usize, boot: u64, how: End) -> Checked {

@@ -6,6 +6,7 @@
 mod clients;
 mod counted;
 mod faults;
+mod images;
 mod links;
 mod meter;
 mod network;
@@ -23,9 +24,10 @@ use polyarch_protocol::peer::ClusterId;
 use polyarch_protocol::{KeyspaceId, RecordKey};
 use polyarch_store::state::ScanRange;
 
-use crate::disk::{Devices, Image};
-use crate::history::{History, NodeHistory};
+use crate::disk::Devices;
+use crate::history::History;
 use crate::invariants::equal_applied_sets_equal_digests::{self, Digests};
+use crate::invariants::lost_own_is_told::Told;
 use crate::invariants::{
     Checked, Violation, acked_is_durable, converges, full_disk_is_survived, interval_loses_a_suffix, no_lost_sibling,
     register_shows_unsuperseded,
@@ -114,7 +116,9 @@ pub struct World {
     /// What the founder had when clients began.
     founding: Seen,
     dials: BTreeSet<(usize, usize)>,
-    images: Vec<Option<(Image, NodeHistory)>>,
+    images: Vec<images::Images>,
+    /// What each node's process told of its own write sets.
+    told: Vec<Told>,
     armed: Vec<faults::Armed>,
     operators: Operators,
     /// What crosses links, while anyone counts.
@@ -235,7 +239,8 @@ impl World {
         secret[..8].copy_from_slice(&rng.bits().to_le_bytes());
         Self {
             history: History::new(nodes.len()),
-            images: vec![None; nodes.len()],
+            images: nodes.iter().map(|_| images::Images::default()).collect(),
+            told: nodes.iter().map(|_| Told::default()).collect(),
             armed: vec![faults::Armed::default(); nodes.len()],
             nodes,
             clients,
@@ -464,6 +469,7 @@ impl World {
             full_disk_is_survived::check_end(server_id, is_full)?;
             let node = self.history.node(at);
             acked_is_durable::check_everywhere(server_id, node.durable().seen(), self.history.acked_and_kept())?;
+            self.told[at].check_end(server_id)?;
             interval_loses_a_suffix::check_gone(server_id, node.staged().seen(), self.history.lost())?;
             let fresh = Registers::of(node.order());
             let live = |key: &RecordKey| (key.clone(), fresh.live_dots(key).into_iter().collect::<BTreeSet<_>>());

@@ -14,6 +14,7 @@ use super::faults::End;
 use super::network::Parcel;
 use super::{CLUSTER, Event, KEYSPACES, Phase, World};
 use crate::history::Intent;
+use crate::invariants::lost_own_is_told::Told;
 use crate::invariants::{
     Checked, Violation, applied_once_and_in_order, drained_takes_no_writes, full_disk_is_survived,
     log_stays_while_a_member_lacks_it, no_alarm_without_cause, node_always_starts, nothing_leaves_before_durable,
@@ -48,6 +49,7 @@ impl World {
             Err(error) => return Err(node_always_starts::violation(server_id, &error.to_string())),
         }
         self.report.starts += 1;
+        self.told[at] = Told::default();
         self.note_late_join(at);
         let Some(process) = &self.nodes[at].process else { return Ok(()) };
         let heads = process.replica.frontier().heads.clone();
@@ -299,6 +301,9 @@ impl World {
             if intent.is_some() {
                 self.meter_written(written.dot, bytes.len());
             }
+            if written.dot.origin.server_id == server_id && !self.history.node(at).just_wrote(written.dot) {
+                self.told[at].came(written.dot);
+            }
             changed.extend(written.changes.iter().map(|change| change.key.clone()));
             self.trace.note(self.now_us, format_args!("node {server_id} applies {}", written.dot));
         }
@@ -408,9 +413,20 @@ impl World {
                     disk_was_full: self.armed[at].disk_was_full,
                 };
                 no_alarm_without_cause::check(server_id, &event, &causes)?;
-                if let polyarch_protocol::Event::StorageFailed { reason } = &event {
-                    full_disk_is_survived::check(server_id, self.armed[at].disk_fails, reason)?;
-                    self.operator_restarts(at);
+                match event {
+                    polyarch_protocol::Event::StorageFailed { reason } => {
+                        full_disk_is_survived::check(server_id, self.armed[at].disk_fails, &reason)?;
+                        self.operator_restarts(at);
+                    }
+                    polyarch_protocol::Event::OwnWritesLost { epochs, .. } => {
+                        let is_written = |dot| self.history.is_written(dot);
+                        self.told[at].lost(server_id, &epochs, self.images[at].was_set_back, is_written)?;
+                    }
+                    polyarch_protocol::Event::OwnWritesRegained { write_sets, .. } => {
+                        let durable = self.history.node(at).durable().seen();
+                        self.told[at].regained(server_id, write_sets, durable)?;
+                    }
+                    _ => {}
                 }
             }
         }

@@ -51,7 +51,7 @@ struct Image {
     checkpoint: Option<Arc<Checkpoint>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Images {
     live: Image,
     // The newest last.
@@ -64,6 +64,14 @@ impl MemoryState {
     /// An empty state.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Another place that holds the same, as a copied disk does.
+    pub fn copy(&self) -> Self {
+        let copied = |images: &Arc<RwLock<Images>>| Arc::new(RwLock::new(images.read().clone()));
+        let place = self.place.read();
+        let (current, next) = (copied(&place.current), place.next.as_ref().map(copied));
+        Self { place: Arc::new(RwLock::new(Place { current, next, writes_left: None })), opened: None }
     }
 
     /// Loses what a crash would lose: also a next state that was not adopted.

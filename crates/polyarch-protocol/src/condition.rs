@@ -1,0 +1,93 @@
+//! What a node answers to [`Request::Condition`](crate::client::Request::Condition): what is out of
+//! the ordinary on it, beside how it is ([`StatusView`](crate::client::StatusView)).
+
+use polyarch_crdt::{Dot, Origin};
+use serde::{Deserialize, Serialize};
+
+/// What is out of the ordinary on a node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConditionView {
+    /// The origins whose feed is stopped here, in order.
+    pub paused: Vec<PausedView>,
+    /// The epochs of this server of which its own write sets were lost here, in order.
+    pub regained: Vec<RegainedView>,
+    /// How many of those write sets are here again, since the process began.
+    pub regained_write_sets: u64,
+}
+
+/// An origin whose feed is stopped on a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PausedView {
+    /// The origin.
+    pub origin: Origin,
+    /// Why.
+    pub cause: PauseCause,
+    /// Since when, Unix milliseconds.
+    pub since_ms: u64,
+    /// The last write set of it that is applied here; 0 for none.
+    pub applied: u64,
+    /// Write sets that linked members have of it and this node has not.
+    pub behind: u64,
+}
+
+/// Why an origin's feed is stopped. Variants are appended only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PauseCause {
+    /// Two members hold different histories of it.
+    Fork {
+        /// The last write set whose chain differs.
+        dot: Dot,
+        /// What is known of other members' histories, in order of server ids.
+        members: Vec<ForkMember>,
+    },
+    /// A write set of it cannot be read here.
+    Poison {
+        /// The write set.
+        dot: Dot,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Its next write set depends on an origin whose feed is stopped.
+    Waits {
+        /// That origin.
+        on: Origin,
+    },
+}
+
+/// Where a member stands in a fork.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForkMember {
+    /// The member.
+    pub server_id: u32,
+    /// Which history it holds.
+    pub side: ForkSide,
+}
+
+/// Which history of a forked origin a member holds, seen from the node that was asked. Variants are
+/// appended only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ForkSide {
+    /// Another than this node: it said so.
+    Other,
+    /// It has stopped the origin too; which one it holds is not known here.
+    Stopped,
+}
+
+/// An epoch of a server of which it had lost write sets that other members have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegainedView {
+    /// The epoch.
+    pub origin: Origin,
+    /// The last write set of it that was here when the loss was noticed; 0 for none.
+    pub had: u64,
+    /// The last one that a member was seen to have.
+    pub peer_has: u64,
+    /// That member.
+    pub from: u32,
+    /// The last one that is durably applied here now.
+    pub applied: u64,
+    /// When the loss was noticed, Unix milliseconds.
+    pub noticed_ms: u64,
+    /// When all of it was here again, Unix milliseconds; `None` while some is missing.
+    pub complete_ms: Option<u64>,
+}

@@ -1,0 +1,91 @@
+//! Disks that are copied, and copies that are put in the place of disks.
+
+use super::World;
+use super::faults::{Armed, End};
+use crate::disk::Image;
+use crate::history::NodeHistory;
+use crate::invariants::{Checked, Violation};
+
+/// Images that are kept of one node.
+const IMAGES_MAX: usize = 3;
+
+/// What there is of a node's disk as it was.
+#[derive(Debug, Default)]
+pub(super) struct Images {
+    taken: Vec<(Image, NodeHistory)>,
+    /// An older disk was put in the place of its own, at some time.
+    pub(super) was_set_back: bool,
+}
+
+impl World {
+    /// Takes an image of a disk, or puts one that was taken in its place. Says whether it did.
+    pub(super) fn image_or_set_back(&mut self, at: usize) -> Result<bool, Violation> {
+        let taken = self.images[at].taken.len();
+        if taken == 0 || (taken < IMAGES_MAX && self.rng.chance(300)) || !self.is_known_beside(&[at]) {
+            if taken < IMAGES_MAX {
+                self.take_image(at);
+            }
+            return Ok(false);
+        }
+        let image = self.pick_image(at);
+        self.set_back(at, image)?;
+        Ok(true)
+    }
+
+    /// Puts an older image in the place of every disk that there is one of.
+    pub(super) fn set_back_all(&mut self) -> Result<bool, Violation> {
+        let all: Vec<usize> = (0..self.nodes.len()).filter(|at| !self.images[*at].taken.is_empty()).collect();
+        let picked: Vec<_> = all.iter().map(|at| self.pick_image(*at)).collect();
+        let is_known = |history: &NodeHistory| history.durable().seen().missing_of(&self.founding).is_none();
+        let is_known = picked.iter().any(|(_, history)| is_known(history)) || self.is_known_beside(&all);
+        if all.len() < 2 || !is_known {
+            return Ok(false);
+        }
+        for (at, image) in all.into_iter().zip(picked) {
+            self.set_back(at, image)?;
+        }
+        Ok(true)
+    }
+
+    /// Puts an empty disk in the place of a node's: its server id was used before.
+    pub(super) fn lose_disk(&mut self, at: usize) -> Result<bool, Violation> {
+        let is_known = self.is_known_beside(&[at]);
+        if is_known {
+            self.set_back(at, (Image::default(), NodeHistory::default()))?;
+        }
+        Ok(is_known)
+    }
+
+    fn take_image(&mut self, at: usize) {
+        let image = (self.nodes[at].devices.image(), self.history.node(at).clone());
+        self.images[at].taken.push(image);
+    }
+
+    /// One of those that were taken; some stay, to be used again.
+    fn pick_image(&mut self, at: usize) -> (Image, NodeHistory) {
+        let which = self.rng.index(self.images[at].taken.len());
+        match self.rng.chance(400) {
+            true => self.images[at].taken[which].clone(),
+            false => self.images[at].taken.remove(which),
+        }
+    }
+
+    /// Whether a node that is not one of `these` knows of the cluster at all.
+    fn is_known_beside(&self, these: &[usize]) -> bool {
+        let others = (0..self.nodes.len()).filter(|other| !these.contains(other));
+        others.into_iter().any(|other| self.history.node(other).durable().seen().missing_of(&self.founding).is_none())
+    }
+
+    fn set_back(&mut self, at: usize, (image, history): (Image, NodeHistory)) -> Checked {
+        let with_state = self.rng.chance(500);
+        let server_id = self.nodes[at].server_id;
+        self.note(format_args!("node {server_id} is set back to an image of its disk"));
+        self.stop(at, End::Kill)?;
+        self.nodes[at].devices.restore(&image, with_state);
+        self.history.set_back(at, history);
+        self.images[at].was_set_back = true;
+        self.forget_removal();
+        self.armed[at] = Armed::default();
+        Ok(())
+    }
+}
