@@ -3,12 +3,17 @@
 
 mod support;
 
-use polyarch_crdt::{AppliedSet, Dot, Origin};
-use polyarch_protocol::catalog::{MemberChange, MemberStatus};
+use std::collections::BTreeMap;
+
+use polyarch_crdt::{AppliedSet, Dot, Origin, SealedContext};
+use polyarch_protocol::catalog::{KeyspaceKind, MemberChange, MemberStatus};
 use polyarch_protocol::client::Supersede;
-use polyarch_protocol::peer::{PeerMessage, Refuse, RefuseReason};
-use polyarch_protocol::{Dependencies, Event, FeedStep, Input, LinkId, Topology};
-use support::{Cluster, Fetched, Node, Oracle, change, foreign};
+use polyarch_protocol::peer::{PeerMessage, Refuse, RefuseReason, Subscribe};
+use polyarch_protocol::{
+    ChainHash, ChainHead, ChainHeads, Dependencies, Event, FeedStep, ForkedOrigin, Frontier, FrontierOutline, Input,
+    LinkId, SnapshotBegin, SnapshotId, SnapshotSource, SnapshotStep, Topology, WriteSet,
+};
+use support::{CLUSTER, Cluster, Fetched, Node, Oracle, change, config, foreign, heartbeat};
 
 /// A feed that stands still for so long is taken elsewhere, or else a snapshot is fetched.
 const STALL_MS: u64 = 1_000;
@@ -132,8 +137,7 @@ fn a_node_whose_log_nobody_has_any_more_returns_by_a_snapshot_with_its_own_write
 #[test]
 fn a_new_member_without_anything_gets_all_of_a_cluster_whose_logs_are_cut() {
     let mut cluster = one_was_away();
-    let config = cluster.nodes[2].config.clone();
-    cluster.nodes[2] = Node::with(support::config(config.server_id, 77));
+    cluster.nodes[2] = Node::with(config(3, 77));
     cluster.nodes[2].now = cluster.nodes[0].now;
     let mut oracle = Oracle::default();
     cluster.nodes.iter().for_each(|node| oracle.note(node));
@@ -233,16 +237,16 @@ fn a_snapshot_that_was_whole_before_a_crash_is_joined_and_no_other_is_fetched() 
     let begin = {
         let node = &mut cluster.nodes[donor];
         node.sync();
-        polyarch_protocol::SnapshotBegin {
-            id: polyarch_protocol::SnapshotId(5),
-            cluster_id: support::CLUSTER,
+        SnapshotBegin {
+            id: SnapshotId(5),
+            cluster_id: CLUSTER,
             donor: node.config.server_id,
             start: node.replica.frontier().outline(),
         }
     };
     let position = cluster.nodes[donor].replica.storage().durable_end();
-    let mut source = polyarch_protocol::SnapshotSource::new(begin, position);
-    while let polyarch_protocol::SnapshotStep::Part(part) = source.poll(cluster.nodes[donor].replica.storage()) {
+    let mut source = SnapshotSource::new(begin, position);
+    while let SnapshotStep::Part(part) = source.poll(cluster.nodes[donor].replica.storage()) {
         whole.take(&part);
     }
     cluster.fetched.insert(receiver, whole);
@@ -309,14 +313,9 @@ fn a_donor_that_joins_a_snapshot_itself_ends_its_walks() {
     cluster.parts_at_once = 0;
     // Whatever is joined: this node's log has a gap from now on.
     let mut held = Fetched::default();
-    let begin = polyarch_protocol::SnapshotBegin {
-        id: polyarch_protocol::SnapshotId(5),
-        cluster_id: support::CLUSTER,
-        donor: 9,
-        start: polyarch_protocol::FrontierOutline::default(),
-    };
+    let begin = SnapshotBegin { id: SnapshotId(5), cluster_id: CLUSTER, donor: 9, start: FrontierOutline::default() };
     held.begin = Some(begin);
-    held.end = Some(polyarch_protocol::ChainHeads::default());
+    held.end = Some(ChainHeads::default());
     cluster.fetched.insert(0, held);
     cluster.join_fetched(0);
     assert_eq!(cluster.nodes[0].replica.frontier(), &frontier, "it brought nothing");
@@ -392,15 +391,15 @@ fn two_histories_of_one_origin_are_not_joined() {
     let mut node = Node::founded(1);
     node.put("k", "1").expect("it is writable");
     let own = node.last_own().dot;
-    let mut heads: std::collections::BTreeMap<_, _> = node.replica.frontier().heads.iter().collect();
-    heads.get_mut(&own.origin).expect("it wrote").hash = polyarch_protocol::ChainHash([7; 32]);
-    let other = polyarch_protocol::FrontierOutline { heads: heads.into(), ..node.replica.frontier().outline() };
+    let mut heads: BTreeMap<_, _> = node.replica.frontier().heads.iter().collect();
+    heads.get_mut(&own.origin).expect("it wrote").hash = ChainHash([7; 32]);
+    let other = FrontierOutline { heads: heads.into(), ..node.replica.frontier().outline() };
     let frontier = node.replica.frontier();
-    assert_eq!(frontier.join(&other, frontier.digest.clone()), Err(polyarch_protocol::ForkedOrigin(own.origin)));
+    assert_eq!(frontier.join(&other, frontier.digest.clone()), Err(ForkedOrigin(own.origin)));
     assert_eq!(frontier.join(&frontier.outline(), frontier.digest.clone()).as_ref(), Ok(frontier), "it is idempotent");
-    let nothing = polyarch_protocol::Frontier::default();
+    let nothing = Frontier::default();
     assert_eq!(nothing.join(&frontier.outline(), frontier.digest.clone()).as_ref(), Ok(frontier));
-    let none = polyarch_protocol::FrontierOutline::default();
+    let none = FrontierOutline::default();
     assert_eq!(frontier.join(&none, frontier.digest.clone()).as_ref(), Ok(frontier));
 }
 
@@ -412,7 +411,7 @@ fn what_a_snapshot_says_of_members_topology_and_keyspaces_is_followed() {
     cluster.unlink_all();
     cluster.link(0, 1);
     cluster.nodes[0].set_topology("star:1").expect("it serves all");
-    cluster.nodes[1].create_keyspace("new", polyarch_protocol::catalog::KeyspaceKind::Lww).expect("it is new");
+    cluster.nodes[1].create_keyspace("new", KeyspaceKind::Lww).expect("it is new");
     cluster.nodes[0].change_member(3, MemberChange::Drain).expect("it is active");
     (0..12).for_each(|i| put(&mut cluster, i % 2, "k", &i.to_string()));
     cluster.run_ms(500);
@@ -521,7 +520,7 @@ fn no_snapshot_is_fetched_from_a_member_that_found_a_fork_itself() {
     node.hear_applied(1, &[dot(TWO, 5), dot(THREE, 9)]);
     node.feed(1, &(1..=5).map(|seq| foreign(dot(TWO, seq), &[], "x")).collect::<Vec<_>>());
     for _ in 0..600 {
-        let mut beat = support::heartbeat(&[dot(TWO, 3), dot(THREE, 9)], node.now.wall_ms);
+        let mut beat = heartbeat(&[dot(TWO, 3), dot(THREE, 9)], node.now.wall_ms);
         beat.paused = vec![TWO];
         node.hear(1, PeerMessage::Heartbeat(beat));
         for origin in node.fed_on(1) {
@@ -580,7 +579,6 @@ fn a_feed_across_a_joined_snapshot_is_refused_and_skips_nothing() {
     let mut cluster = one_was_away();
     cluster.unlink_all();
     let before = cluster.nodes[2].applied();
-    // A feed that was at the end of the log when the snapshot came, and one that begins behind it.
     let served = |node: &Node, from: &AppliedSet| {
         let heads = |o| node.replica.frontier().heads.head(o);
         let origins = node.applied().iter().map(|dot| dot.origin).collect::<Vec<_>>();
@@ -589,7 +587,7 @@ fn a_feed_across_a_joined_snapshot_is_refused_and_skips_nothing() {
             let head = if heads(o).seq == seq { heads(o) } else { head_at(node, o, seq) };
             (o, head)
         });
-        let subscribe = polyarch_protocol::peer::Subscribe { subscription: 1, origins: wanted.collect() };
+        let subscribe = Subscribe { subscription: 1, origins: wanted.collect() };
         node.served(subscribe, 1_000)
     };
     cluster.link(0, 2);
@@ -605,7 +603,7 @@ fn a_feed_across_a_joined_snapshot_is_refused_and_skips_nothing() {
         match step {
             FeedStep::Group(group) => {
                 for bytes in group.write_sets {
-                    next.add(polyarch_protocol::WriteSet::peek_dot(&bytes).expect("a replica wrote it"));
+                    next.add(WriteSet::peek_dot(&bytes).expect("a replica wrote it"));
                 }
             }
             FeedStep::Refused(refuses) => refused.extend(refuses.into_iter().map(|r| (r.origin, r.reason))),
@@ -626,12 +624,12 @@ fn a_feed_across_a_joined_snapshot_is_refused_and_skips_nothing() {
 }
 
 /// The head of an origin when it stood at `seq`, as this node's log knows it.
-fn head_at(node: &Node, origin: Origin, seq: u64) -> polyarch_protocol::ChainHead {
-    let mut head = polyarch_protocol::ChainHead::NONE;
+fn head_at(node: &Node, origin: Origin, seq: u64) -> ChainHead {
+    let mut head = ChainHead::NONE;
     for bytes in node.replica.storage().log_bytes() {
-        let dot = polyarch_protocol::WriteSet::peek_dot(&bytes).expect("a replica wrote it");
+        let dot = WriteSet::peek_dot(&bytes).expect("a replica wrote it");
         if dot.origin == origin && dot.seq <= seq {
-            head = polyarch_protocol::ChainHead { seq: dot.seq, hash: head.hash.extended(&bytes) };
+            head = ChainHead { seq: dot.seq, hash: head.hash.extended(&bytes) };
         }
     }
     assert_eq!(head.seq, seq);
@@ -692,12 +690,7 @@ struct Seen {
 /// Before, among and behind the keys that make the parts of a snapshot.
 const KEYS: [&str; 5] = ["a", "b", "k070", "y", "z"];
 
-fn act(
-    cluster: &mut Cluster,
-    dice: &mut Dice,
-    contexts: &mut Vec<(usize, polyarch_crdt::SealedContext)>,
-    seen: &mut Seen,
-) {
+fn act(cluster: &mut Cluster, dice: &mut Dice, contexts: &mut Vec<(usize, SealedContext)>, seen: &mut Seen) {
     let n = cluster.nodes.len();
     let (at, other, key) = (dice.roll(n), dice.roll(n), dice.roll(KEYS.len()));
     match dice.roll(20) {

@@ -88,9 +88,9 @@ impl MemoryStorage {
             checkpoint,
             ..Self::default()
         };
-        for (bytes, _) in left.log[left.checkpoint.at..].to_vec() {
-            let write_set = WriteSet::decode(&bytes).expect("it was written by a replica");
-            let _ = frontier.apply(&mut left, &write_set, &bytes).expect("it fails no records");
+        for (bytes, _) in &self.log[left.checkpoint.at..len] {
+            let write_set = WriteSet::decode(bytes).expect("it was written by a replica");
+            let _ = frontier.apply(&mut left, &write_set, bytes).expect("it fails no records");
         }
         (left, frontier)
     }
@@ -140,7 +140,7 @@ impl MemoryStorage {
     fn mark(&self, at: usize) -> Option<LogMark> {
         let heads = match (self.gaps.get(&at), self.log.get(at)) {
             (Some(gap), _) => gap.heads.clone(),
-            (None, Some((_, heads))) if at % SEGMENT_WRITE_SETS == 0 => heads.clone(),
+            (None, Some((_, heads))) if at.is_multiple_of(SEGMENT_WRITE_SETS) => heads.clone(),
             (None, None) if at == 0 => ChainHeads::default(),
             _ => return None,
         };
