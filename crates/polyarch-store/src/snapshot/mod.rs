@@ -310,3 +310,25 @@ fn progress(sequence: &Sequence, bytes: u64) -> SnapshotProgress {
     };
     SnapshotProgress { phase, records: sequence.records(), write_sets: sequence.write_sets(), bytes }
 }
+
+#[cfg(test)]
+mod tests {
+    use polyarch_protocol::peer::ClusterId;
+
+    use super::*;
+    use crate::files::simulated::SimulatedDisk;
+
+    #[test]
+    fn the_bytes_are_frozen() {
+        let disk = SimulatedDisk::new(1, 512);
+        let start = polyarch_protocol::FrontierOutline::default();
+        let begin = SnapshotBegin { id: SnapshotId(1), cluster_id: ClusterId(2), donor: 3, start };
+        let part = SnapshotPart::Begin(begin).encode();
+        drop(SnapshotReceiver::begin(disk.clone(), &part).unwrap());
+        let file = disk.contents(INCOMING).unwrap();
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        assert_eq!(hex(&file[..HEADER_BYTES]), "706f6c79736e61700100000094d28a80");
+        assert_eq!(hex(&file[HEADER_BYTES..][..FRAME_HEADER_BYTES]), "0900000016eca0f5");
+        assert_eq!(file[HEADER_BYTES + FRAME_HEADER_BYTES..], part);
+    }
+}
