@@ -304,8 +304,10 @@ impl<F: Files, S: StateStore> CheckpointJob<F, S> {
     /// even read. So it is not let go so far. What the records take in memory is about what they take
     /// on the disk at most; records that rest in one page with many others may take more.
     fn check_room(&self) -> Result<(), CheckpointError> {
+        // A join that meets one is begun again.
+        let Purpose::Current(data, _) = &self.purpose else { return Ok(()) };
         let needed_bytes = self.state.flush_bytes().saturating_add(self.generation.bytes() as u64);
-        match self.data.free_bytes() {
+        match data.free_bytes() {
             Some(free_bytes) if free_bytes < needed_bytes => Err(CheckpointError::Full { needed_bytes, free_bytes }),
             _ => Ok(()),
         }

@@ -326,9 +326,9 @@ impl<F: Files> Log<F> {
         }
         let begin = |log: &mut Self| {
             if !log.last_segment_is_empty() {
-                log.begin_segment(before)?;
+                log.begin_empty_segment(before)?;
             }
-            log.begin_segment(heads)
+            log.begin_empty_segment(heads)
         };
         begin(self).inspect_err(|error| self.poison = Some(error.to_string()))?;
         self.sync().map(drop)
@@ -397,14 +397,17 @@ impl<F: Files> Log<F> {
             last.unwrap_or(&mut self.current).allocate(end, &self.files, &self.config)?;
             return Ok(None);
         }
+        let (header, bytes) = self.next_header(before)?;
+        self.make_next(header.number, header.first + frame_bytes)?;
+        Ok(Some((header, bytes)))
+    }
+
+    /// The header of the segment that follows the last one where that ends now.
+    fn next_header(&self, before: &ChainHeads) -> Result<(SegmentHeader, Vec<u8>), LogError> {
         let number = self.end.segment + 1;
         let offset = u32::try_from(self.end.offset).expect("a segment ends within a frame of its limit");
-        let Some((header, bytes)) = SegmentHeader::encode(number, offset, self.link, self.salt, before) else {
-            let origins = before.applied().len();
-            return Err(LogError::TooManyOrigins { origins });
-        };
-        self.make_next(number, header.first + frame_bytes)?;
-        Ok(Some((header, bytes)))
+        SegmentHeader::encode(number, offset, self.link, self.salt, before)
+            .ok_or_else(|| LogError::TooManyOrigins { origins: before.applied().len() })
     }
 
     /// Makes the file of the segment after the last, to `len` bytes. Where what is staged goes to such
@@ -422,6 +425,14 @@ impl<F: Files> Log<F> {
             }
         };
         next.allocate(len, &self.files, &self.config)
+    }
+
+    /// Begins a segment that nothing asks for yet.
+    fn begin_empty_segment(&mut self, before: &ChainHeads) -> Result<(), LogError> {
+        let (header, bytes) = self.next_header(before)?;
+        self.make_next(header.number, header.first)?;
+        self.begin_segment(&header, bytes, before);
+        Ok(())
     }
 
     fn begin_segment(&mut self, header: &SegmentHeader, bytes: Vec<u8>, before: &ChainHeads) {

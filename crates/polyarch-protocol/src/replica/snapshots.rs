@@ -12,6 +12,7 @@ use crate::catalog::Catalog;
 use crate::event::Event;
 use crate::frontier::Frontier;
 use crate::keyspace::KeyspaceId;
+use crate::peer::PeerVersion;
 use crate::storage::{Storage, StorageError};
 
 /// After a fetch that failed another is begun, at the earliest, so many
@@ -64,7 +65,7 @@ impl<S: Storage> Replica<S> {
         let applied = self.frontier.heads.applied();
         let candidates = self.established().filter(|(_, session)| {
             let cannot_feed = |origin: &Origin| session.lacks_log_of(*origin) && session.has_more_of(*origin, applied);
-            unfed.iter().any(cannot_feed) && self.shares_history(session)
+            session.version >= PeerVersion::V2 && unfed.iter().any(cannot_feed) && self.shares_history(session)
         });
         let rank = |session: &Session| {
             let has = session.heartbeat.as_ref().map_or(0, |heartbeat| missing(applied, &heartbeat.applied));
@@ -78,7 +79,7 @@ impl<S: Storage> Replica<S> {
     /// who holds which, so whoever has any of it is passed over.
     fn shares_history(&self, session: &Session) -> bool {
         let (ours, Some(heard)) = (self.frontier.heads.applied(), &session.heartbeat) else { return false };
-        let mut stopped = self.paused.iter().chain(&heard.paused);
+        let mut stopped = self.paused.keys().chain(&heard.paused);
         !stopped.any(|origin| ours.seq(*origin) > 0 && heard.applied.seq(*origin) > 0)
     }
 
@@ -135,6 +136,7 @@ impl<S: Storage> Replica<S> {
         self.catalog_before.get_or_insert(before);
         self.catalog = std::sync::Arc::new(Catalog::load(&self.storage.keyspace_records(KeyspaceId::SYSTEM)?));
         self.event(Event::SnapshotJoined { from, origins: gained.len() });
+        self.note_regained(now);
         self.gossip.at_once = true;
         self.subscribe_anew_to(&gained, now);
         self.take_waiting(now);
