@@ -620,28 +620,24 @@ impl Driver {
             return;
         }
         let now = self.now();
-        let (view, replica) = (self.view.clone(), &mut self.replica);
-        let mut adopted = Ok(());
-        view.advance(|| {
-            let (store, frontier) = replica.storage_and_frontier();
-            adopted = match store.adopt(joined, &frontier.clone()) {
-                Ok(frontier) => {
-                    store.publish_staged();
-                    replica.adopt(frontier, now).map_err(|error| (error.to_string(), true))
-                }
-                Err(error) => Err((error.to_string(), error.is_fatal())),
-            };
-            let applied = replica.durable_applied().clone();
-            Published::new(applied, replica.catalog().clone(), replica.storage().staged_end())
-        });
-        match adopted {
-            Ok(()) => self.remove_retired(),
-            Err((reason, true)) => {
-                self.failed = true;
-                self.handle(Input::StorageFailed(reason));
+        let (store, frontier) = self.replica.storage_and_frontier();
+        let frontier = match store.adopt(joined, frontier) {
+            Ok(frontier) => frontier,
+            Err(error) if error.is_fatal() => return self.fail(error.to_string()),
+            Err(error) => return self.handle(Input::SnapshotFailed(error.to_string())),
+        };
+        match self.replica.adopt(frontier, now) {
+            Ok(()) => {
+                self.publish();
+                self.remove_retired();
             }
-            Err((reason, false)) => self.handle(Input::SnapshotFailed(reason)),
+            Err(error) => self.fail(error.to_string()),
         }
+    }
+
+    fn fail(&mut self, reason: String) {
+        self.failed = true;
+        self.handle(Input::StorageFailed(reason));
     }
 
     /// Removes the state that was current before, once its last reader is gone.

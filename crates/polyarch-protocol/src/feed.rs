@@ -83,7 +83,7 @@ impl Feed {
         };
         let at_end = batch.next == from;
         self.next = Some(batch.next);
-        self.pick(batch.write_sets, at_end)
+        self.pick(batch.write_sets, batch.joined.as_deref(), at_end)
     }
 
     fn begin(&mut self, log: &impl LogSource) -> Option<LogPosition> {
@@ -126,7 +126,7 @@ impl Feed {
         Refuse { subscription: self.subscription, origin, reason }
     }
 
-    fn pick(&mut self, write_sets: Vec<Bytes>, at_end: bool) -> FeedStep {
+    fn pick(&mut self, write_sets: Vec<Bytes>, joined: Option<&ChainHeads>, at_end: bool) -> FeedStep {
         let mut group = FeedGroup { subscription: self.subscription, write_sets: Vec::new() };
         let mut refused = Vec::new();
         for bytes in write_sets {
@@ -140,6 +140,9 @@ impl Feed {
                 Err(reason) => refused.push(self.refuse(dot.origin, reason)),
             }
         }
+        for origin in joined.map_or_else(Vec::new, |heads| self.fallen_into(heads)) {
+            refused.push(self.refuse(origin, RefuseReason::LogRemoved));
+        }
         match (refused.is_empty(), group.write_sets.is_empty(), at_end) {
             (false, _, _) => {
                 // What was picked beside the refusal is picked again: nothing may be lost between the two.
@@ -150,6 +153,13 @@ impl Feed {
             (true, true, true) => FeedStep::Idle,
             (true, true, false) => FeedStep::Again,
         }
+    }
+
+    /// Origins of which something is still due though the log goes on with `heads`: a snapshot that was
+    /// joined brought it, and the log never has it.
+    fn fallen_into(&self, heads: &ChainHeads) -> Vec<Origin> {
+        let is_due = |origin: Origin, wanted: &Wanted| wanted.due() <= heads.head(origin).seq;
+        self.wanted.iter().filter(|(origin, wanted)| is_due(**origin, wanted)).map(|(origin, _)| *origin).collect()
     }
 
     /// Forgets that a group was picked, so that the walk begins again before it.
@@ -176,6 +186,14 @@ impl Wanted {
         match self {
             Self::Skipping { theirs, .. } => head.seq <= theirs.seq,
             Self::Serving { next_seq } => head.seq < *next_seq,
+        }
+    }
+
+    /// The next seq that the receiver lacks.
+    fn due(&self) -> u64 {
+        match self {
+            Self::Skipping { theirs, .. } => theirs.seq + 1,
+            Self::Serving { next_seq } => *next_seq,
         }
     }
 

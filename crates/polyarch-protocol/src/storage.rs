@@ -5,6 +5,7 @@
 //! peers and gossip see only that. The driver calls the sync; the replica never waits for one.
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use polyarch_crdt::Record;
@@ -107,6 +108,9 @@ pub struct LogBatch {
     pub write_sets: Vec<Bytes>,
     /// Where the next batch begins.
     pub next: LogPosition,
+    /// Where a snapshot was joined between the batch's beginning and `next`, or the log's end: what
+    /// was applied behind that place. What the snapshot brought of it is not in the log.
+    pub joined: Option<Arc<ChainHeads>>,
 }
 
 /// Why a log cannot be read there.

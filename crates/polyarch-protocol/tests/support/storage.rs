@@ -231,7 +231,7 @@ impl LogSource for MemoryStorage {
             write_sets.push(write_set);
         }
         let next = position(at + write_sets.len());
-        Ok(LogBatch { write_sets, next })
+        Ok(LogBatch { write_sets, next, joined: None })
     }
 }
 

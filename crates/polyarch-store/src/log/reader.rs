@@ -199,6 +199,14 @@ impl Published {
         pairs.map(boundary).collect()
     }
 
+    /// The heads behind the last boundary between two places, or, where they are one, behind them.
+    fn joined_behind(&self, from: LogPosition, to: LogPosition) -> Option<Arc<ChainHeads>> {
+        // An empty segment is the mark of one, and there are few.
+        self.segments.iter().any(PublishedSegment::is_empty).then_some(())?;
+        let behind = |boundary: &LogBoundary| boundary.position > from && (boundary.position <= to || from == to);
+        self.boundaries().into_iter().rfind(behind).map(|boundary| boundary.heads)
+    }
+
     pub(crate) fn is_removed(&self, segment: u64) -> bool {
         self.segments.front().is_some_and(|first| segment < first.number)
     }
@@ -344,9 +352,11 @@ impl<F: Files> LogSource for LogReader<F> {
     fn read(&self, from: LogPosition, bytes_max: usize) -> Result<LogBatch, LogReadError> {
         let mut piece = Piece::new(from, bytes_max);
         self.read_piece(&mut piece).inspect_err(|error| self.tell(piece.next, error))?;
+        let joined = self.published.lock().joined_behind(from, piece.next);
         Ok(LogBatch {
             write_sets: piece.frames.into_iter().map(|(_, write_set)| write_set).collect(),
             next: piece.next,
+            joined,
         })
     }
 }
