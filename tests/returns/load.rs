@@ -52,7 +52,7 @@ async fn each<F>(client: &Client, count: u64, commit: impl Fn(&Client, std::ops:
 where
     F: Future<Output = Result<(), polyarch_client::Error>> + Send + 'static,
 {
-    let mut tasks = JoinSet::new();
+    let mut tasks: JoinSet<Result<(), polyarch_client::Error>> = JoinSet::new();
     for first in (0..count).step_by(BATCH as usize) {
         if tasks.len() as u64 >= IN_FLIGHT {
             let done = tasks.join_next().await.expect("there are some");

@@ -7,10 +7,7 @@
 mod support;
 
 mod away;
-mod catch_up;
-mod images;
 mod load;
-mod retention;
 
 use std::time::Duration;
 
