@@ -107,8 +107,8 @@ impl World {
             Op::StateFailsAfter(writes) => self.state.fail_after(writes),
             Op::PowerFailsAfter(changes) => self.disk.stop_after(changes),
             Op::Room(bytes) => {
-                let used = self.disk.list().unwrap().iter().map(|name| self.disk.contents(name).unwrap().len() as u64);
-                let used: u64 = used.sum();
+                let names = self.disk.list().unwrap();
+                let used: u64 = names.iter().map(|name| self.disk.contents(name).unwrap().len() as u64).sum();
                 self.disk.set_space(bytes.map(|bytes| used + bytes));
             }
             Op::Crash(Rollback::Flushes(_)) if !self.may_roll_back => {}

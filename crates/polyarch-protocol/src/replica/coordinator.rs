@@ -254,9 +254,7 @@ impl<S: Storage> Replica<S> {
 
     /// A write set of one's own was not written after all: what it was to say is said by the next.
     fn take_back(&mut self, dependencies: Dependencies) {
-        if let (Some(epoch), Dependencies::Changed(unsaid)) = (&mut self.epoch, dependencies)
-            && !seeded_bug("unsaid-lost-on-full-disk")
-        {
+        if let (Some(epoch), Dependencies::Changed(unsaid)) = (&mut self.epoch, dependencies) {
             epoch.unsaid = unsaid;
         }
     }
