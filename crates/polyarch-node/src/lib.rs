@@ -22,6 +22,7 @@ mod events;
 mod founding;
 mod links;
 mod node;
+mod retention;
 mod service;
 mod view;
 

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
-use crate::config::{LogRetention, NodeConfig};
+use crate::config::NodeConfig;
 use crate::driver::{Driver, DriverConfig, ToDriver, ToDriverSender};
 use crate::events::EventLedger;
 use crate::founding::{NodeIdentity, credentials};
@@ -185,7 +185,7 @@ impl Node {
         let driver_config = DriverConfig {
             durability: config.durability(),
             sync_interval: Duration::from_millis(config.storage.sync_interval_ms),
-            remove_log: config.storage.log_retention == LogRetention::Members,
+            retention: config.retention(),
         };
         let events = EventLedger::open(&config.data_dir);
         let runs = Driver::new(replica, (driver.clone(), inbox), view.clone(), events, targets_sender, driver_config);

@@ -41,6 +41,7 @@ mod walk;
 
 use std::io;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -57,7 +58,7 @@ pub use reader::LogReader;
 pub use recovery::Recovery;
 pub(crate) use recovery::{Survey, check_begins};
 
-use crate::files::{Files, LogFile};
+use crate::files::{Directory, Files, LogFile};
 use format::{SegmentHeader, encode_frame, frame_bytes, segment_name};
 use reader::{Mark, Published, PublishedSegment};
 use walk::Segment;
@@ -121,6 +122,13 @@ pub struct SegmentSummary {
     pub end: LogPosition,
     /// The chain heads of all that lies before it.
     pub heads: Arc<ChainHeads>,
+}
+
+impl Log<Directory> {
+    /// When a segment's file was last written to.
+    pub(crate) fn modified(&self, number: u64) -> io::Result<SystemTime> {
+        self.files.modified(&segment_name(number))
+    }
 }
 
 impl<F: Files> Log<F> {
