@@ -5,10 +5,13 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use polyarch_protocol::limits::wire;
 use polyarch_protocol::{Durability, FeedTimings, Limits, LinkTimings, Timings};
 use serde::Deserialize;
+
+use crate::retention::Retention;
 
 /// A node's configuration. Paths are relative to the file that holds it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -69,10 +72,16 @@ pub struct StorageConfig {
     /// What the log leaves free on the disk, in MiB: room for checkpoints, without which writes are refused before
     /// the disk is full. Default 128, twice the default of `memtable_mib`; 0 for none.
     pub disk_reserve_mib: u64,
-    /// Which log segments may go. `"all"` keeps every one, so that any node can be fed from the
-    /// beginning. `"members"` removes those that two checkpoints are past and every member has. A node
-    /// that joins later then cannot be fed: this version has no snapshots yet. Default `"all"`.
+    /// Which log segments may go once two checkpoints are past them. `"members"`: those that every
+    /// member has, and the oldest of what lies beyond `log_mib_max` and `log_hours_max`; a member
+    /// that lacks them is sent a snapshot. `"all"`: none, whatever the bounds. Default `"members"`.
     pub log_retention: LogRetention,
+    /// With `"members"`: the log's size, in MiB, beyond which its oldest segments go though a member
+    /// lacks them. 0: no bound. Default 4,096.
+    pub log_mib_max: u64,
+    /// With `"members"`: how many hours after the last write to it a segment goes though a member
+    /// lacks it. 0: no bound. Default 0.
+    pub log_hours_max: u64,
     /// How long opening the state may take before it is set aside and rebuilt, in milliseconds. Default 60,000.
     pub open_timeout_ms: u64,
 }
@@ -93,9 +102,9 @@ pub enum DurabilityConfig {
 #[serde(rename_all = "lowercase")]
 pub enum LogRetention {
     /// Every segment is kept.
-    #[default]
     All,
-    /// Segments go once every member has them.
+    /// Segments go once every member has them, or beyond the bounds.
+    #[default]
     Members,
 }
 
@@ -180,7 +189,9 @@ impl Default for StorageConfig {
             memtable_mib: 64,
             checkpoint_log_mib: 256,
             disk_reserve_mib: 128,
-            log_retention: LogRetention::All,
+            log_retention: LogRetention::default(),
+            log_mib_max: 4_096,
+            log_hours_max: 0,
             open_timeout_ms: 60_000,
         }
     }
@@ -305,6 +316,8 @@ const SECTIONS: &[(&str, &[&str])] = &[
             "checkpoint_log_mib",
             "disk_reserve_mib",
             "log_retention",
+            "log_mib_max",
+            "log_hours_max",
             "open_timeout_ms",
         ],
     ),
@@ -417,6 +430,19 @@ impl NodeConfig {
         }
     }
 
+    /// What of the log is kept.
+    pub(crate) fn retention(&self) -> Retention {
+        let storage = &self.storage;
+        let bound = |value: u64, unit: u64| (value > 0).then(|| value.saturating_mul(unit));
+        match storage.log_retention {
+            LogRetention::All => Retention::All,
+            LogRetention::Members => Retention::Members {
+                bytes_max: bound(storage.log_mib_max, 1 << 20),
+                age_max: bound(storage.log_hours_max, 3_600).map(Duration::from_secs),
+            },
+        }
+    }
+
     fn problem(&self) -> Option<(&'static str, String)> {
         let (storage, limits, gossip) = (&self.storage, &self.limits, &self.gossip);
         let out_of = |key, value: u64, min: u64, max: u64| {
@@ -448,6 +474,8 @@ impl NodeConfig {
             out_of("storage.memtable_mib", storage.memtable_mib, 1, 65_536),
             out_of("storage.checkpoint_log_mib", storage.checkpoint_log_mib, 1, 1 << 20),
             out_of("storage.disk_reserve_mib", storage.disk_reserve_mib, 0, 1 << 20),
+            out_of("storage.log_mib_max", storage.log_mib_max, 0, 1 << 30),
+            out_of("storage.log_hours_max", storage.log_hours_max, 0, 1 << 20),
             out_of("storage.open_timeout_ms", storage.open_timeout_ms, 100, day_ms),
             out_of("limits.key_bytes_max", limits.key_bytes_max as u64, 1, 65_536),
             out_of("limits.changes_max", limits.changes_max as u64, 1, 65_535),
@@ -523,6 +551,7 @@ mod tests {
         assert_eq!(config.durability(), Durability::Sync);
         assert_eq!(config.replica_limits(), Limits::default());
         assert_eq!(config.timings(), Timings::default());
+        assert_eq!(config.retention(), Retention::Members { bytes_max: Some(4 << 30), age_max: None });
         assert_eq!(config.advertised(), ["127.0.0.1:7401"]);
         assert_eq!(config.roles.admin, ["admin"]);
     }
@@ -533,6 +562,16 @@ mod tests {
         assert_eq!(error, "node.toml: unknown setting `storage.durabilty`; did you mean `storage.durability`?");
         let error = parse("peer = []").unwrap_err().to_string();
         assert!(error.contains("did you mean `peers`?"), "{error}");
+    }
+
+    #[test]
+    fn the_log_is_kept_whole_or_within_bounds() {
+        let of = |settings: &str| parse(&format!("[storage]\n{settings}")).unwrap().retention();
+        let bounds = "log_mib_max = 3\nlog_hours_max = 2";
+        let two_hours = Some(Duration::from_secs(7_200));
+        assert_eq!(of(bounds), Retention::Members { bytes_max: Some(3 << 20), age_max: two_hours });
+        assert_eq!(of("log_mib_max = 0"), Retention::Members { bytes_max: None, age_max: None });
+        assert_eq!(of(&format!("log_retention = 'all'\n{bounds}")), Retention::All);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! **Architecture Invariant:** no other thread touches the replica, and this one never waits for a
 //! peer or a client.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -16,7 +16,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use polyarch_protocol::client::{Refusal, Response};
 use polyarch_protocol::peer::{ClusterId, PeerMessage};
-use polyarch_protocol::{ChainHeads, Durability, Input, LinkId, LogSource, Now, Output, Replica, RequestTag, Storage};
+use polyarch_protocol::{
+    ChainHeads, Durability, Event, Input, LinkId, LogPosition, LogSource, Now, Output, Replica, RequestTag, Storage,
+};
 use polyarch_store::files::Directory;
 use polyarch_store::log::LogError;
 use polyarch_store::state::SledState;
@@ -27,11 +29,14 @@ use tracing::{error, info, warn};
 
 use crate::events::EventLedger;
 use crate::links::{Control, LinkHandle, Targets};
+use crate::retention::{Retention, Segment};
 use crate::snapshots::{Fetch, Incoming, Pinned, SnapshotProgress};
 use crate::view::{Published, View};
 
 /// Inputs that share a sync at most. More would only make the first wait.
 const GROUP_INPUTS_MAX: usize = 4_096;
+/// How often it is looked at whether log may go.
+const REMOVE_LOG_EVERY: Duration = Duration::from_secs(1);
 /// How often the replica is told that time has passed.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -83,7 +88,7 @@ impl From<Input> for ToDriver {
 pub(crate) struct DriverConfig {
     pub(crate) durability: Durability,
     pub(crate) sync_interval: Duration,
-    pub(crate) remove_log: bool,
+    pub(crate) retention: Retention,
 }
 
 /// A checkpoint that runs.
@@ -141,6 +146,10 @@ pub(crate) struct Driver {
     /// The disk had no room for the last one, or for more log: no other begins before then.
     checkpoint_after: Option<Instant>,
     synced: Instant,
+    /// When it was looked at last whether log may go.
+    log_reviewed: Instant,
+    /// Members that the log no longer reaches back to: told once, until they have caught up.
+    left_behind: BTreeSet<u32>,
     /// A write or sync failed: nothing is staged, synced or published any more.
     failed: bool,
     started: Instant,
@@ -174,6 +183,8 @@ impl Driver {
             joining: Joining::No,
             checkpoint_after: None,
             synced: Instant::now(),
+            log_reviewed: Instant::now(),
+            left_behind: BTreeSet::new(),
             failed: false,
             started: Instant::now(),
         }
@@ -205,7 +216,10 @@ impl Driver {
                 ticked = Instant::now();
                 self.handle(Input::Tick);
                 self.signal_targets();
-                self.remove_log();
+                if self.log_reviewed.elapsed() >= REMOVE_LOG_EVERY {
+                    self.log_reviewed = Instant::now();
+                    self.remove_log();
+                }
             }
             self.settle();
         }
@@ -416,7 +430,7 @@ impl Driver {
         let lacks_room = self.replica.is_full();
         let (store, frontier) = self.replica.storage_and_frontier();
         // Log may go that lies before the checkpoint before last: where room is lacking none waits for more writes.
-        let job = match lacks_room && self.config.remove_log && store.checkpoint_may_free_log() {
+        let job = match lacks_room && self.config.retention != Retention::All && store.checkpoint_may_free_log() {
             true => store.begin_checkpoint_now(frontier),
             false => store.begin_checkpoint(frontier),
         };
@@ -468,22 +482,59 @@ impl Driver {
         }
     }
 
-    /// Removes log segments that every member has, where the operator wants that.
+    /// Removes the log segments that the operator wants to be rid of.
     fn remove_log(&mut self) {
-        if !self.config.remove_log || self.failed {
-            return;
-        }
-        let everyone_has = |heads: &ChainHeads| self.replica.all_members_have(heads.applied());
-        let Some(mark) = self.replica.storage().log_reader().last_mark(&everyone_has) else { return };
-        let floor = mark.position;
+        let Some(floor) = self.log_floor() else { return };
         match self.replica.storage_mut().remove_log_before(floor) {
             Ok(removed) if removed.is_empty() => {}
-            Ok(removed) => info!(?removed, "removed log segments that every member has"),
+            Ok(removed) => {
+                info!(?removed, "removed log segments");
+                self.tell_left_behind();
+            }
             // Tried again with the next tick.
             Err(LogError::Full { .. }) => {}
             // The log takes nothing more after that.
             Err(error) => self.handle(Input::StorageFailed(error.to_string())),
         }
+    }
+
+    /// Up to where the log may go, if anywhere.
+    fn log_floor(&self) -> Option<LogPosition> {
+        if self.config.retention == Retention::All || self.failed {
+            return None;
+        }
+        let everyone_has = |heads: &ChainHeads| self.replica.all_members_have(heads.applied());
+        let store = self.replica.storage();
+        // A log that begins with what some member lacks has no such mark.
+        let members_have =
+            store.log_reader().last_mark(&everyone_has).map_or_else(LogPosition::default, |m| m.position);
+        let now = SystemTime::now();
+        let age = |number: u64| now.duration_since(store.segment_modified(number).ok()?).ok();
+        let segments: Vec<Segment> = store
+            .segments()
+            .iter()
+            .map(|segment| Segment {
+                end: segment.end,
+                age: self.config.retention.asks_for_age().then(|| age(segment.number)).flatten(),
+            })
+            .collect();
+        self.config.retention.floor(members_have, &segments)
+    }
+
+    /// Says of each member that is not known to have what the log no longer has that it was left
+    /// behind, once.
+    fn tell_left_behind(&mut self) {
+        let Some(begins) = self.replica.storage().segments().into_iter().next().map(|first| first.heads) else {
+            return;
+        };
+        let has = |server_id: u32| {
+            self.replica.applied_of(server_id).is_some_and(|applied| applied.includes_all(begins.applied()))
+        };
+        let lacking: BTreeSet<u32> = self.replica.catalog().present().into_iter().filter(|id| !has(*id)).collect();
+        for server_id in lacking.difference(&self.left_behind) {
+            self.events.tell(&Event::LeftBehind { server_id: *server_id });
+        }
+        self.left_behind = lacking;
     }
 
     fn stop(mut self) {

@@ -23,6 +23,7 @@ mod events;
 mod founding;
 mod links;
 mod node;
+mod retention;
 mod service;
 mod snapshots;
 mod view;

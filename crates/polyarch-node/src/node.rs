@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
-use crate::config::{LogRetention, NodeConfig};
+use crate::config::NodeConfig;
 use crate::driver::{Driver, DriverConfig, Snapshots, ToDriver, ToDriverSender};
 use crate::events::EventLedger;
 use crate::founding::{NodeIdentity, credentials};
@@ -190,7 +190,7 @@ impl Node {
         let driver_config = DriverConfig {
             durability: config.durability(),
             sync_interval: Duration::from_millis(config.storage.sync_interval_ms),
-            remove_log: config.storage.log_retention == LogRetention::Members,
+            retention: config.retention(),
         };
         let events = EventLedger::open(&config.data_dir);
         let snapshots = Snapshots {

@@ -17,6 +17,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// One flat directory of files. Clones are handles to the same directory.
 ///
@@ -219,6 +220,11 @@ impl Directory {
     /// A directory that may not exist, to be read from.
     pub(crate) fn unopened(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into().into() }
+    }
+
+    /// When a file in it was last written to, as the file system has it.
+    pub(crate) fn modified(&self, name: &str) -> io::Result<SystemTime> {
+        fs::metadata(self.path.join(name))?.modified()
     }
 
     /// Where it is.

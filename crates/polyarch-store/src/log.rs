@@ -52,6 +52,7 @@ mod walk;
 
 use std::io;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -68,7 +69,7 @@ pub use reader::LogReader;
 pub use recovery::Recovery;
 pub(crate) use recovery::{Survey, check_begins};
 
-use crate::files::{Files, LogFile, is_full};
+use crate::files::{Directory, Files, LogFile, is_full};
 use format::{SegmentHeader, encode_frame, frame_bytes, segment_name};
 use reader::{Mark, Published, PublishedSegment};
 use walk::Segment;
@@ -152,6 +153,13 @@ pub struct LogBoundary {
     pub before: Arc<ChainHeads>,
     /// The heads it goes on with. Write sets between the two are not in the log.
     pub heads: Arc<ChainHeads>,
+}
+
+impl Log<Directory> {
+    /// When a segment's file was last written to.
+    pub(crate) fn modified(&self, number: u64) -> io::Result<SystemTime> {
+        self.files.modified(&segment_name(number))
+    }
 }
 
 impl<F: Files> Log<F> {

@@ -15,6 +15,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Weak};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use polyarch_crdt::Record;
@@ -24,7 +25,7 @@ use crate::checkpointer::{CheckpointConfig, CheckpointDone, CheckpointJob, Check
 use crate::files::{Directory, Files};
 use crate::join::{Adopted, JoinConfig, JoinError, JoinJob, Joined, RetiredState};
 use crate::lock::DirectoryLock;
-use crate::log::{Log, LogCheck, LogConfig, LogError, LogReader, Survey};
+use crate::log::{Log, LogCheck, LogConfig, LogError, LogReader, SegmentSummary, Survey};
 use crate::log_check::{LogCheckThread, LogFinding};
 use crate::marks::{CHECKPOINT, LOG_BEGINS, read_log_begins, read_mark, write_log_begins, write_mark};
 use crate::open::{OpenError, OpenReport, Opened, Replay, begin_owed_boundary, open_state};
@@ -142,6 +143,17 @@ impl DiskStore {
     }
 }
 
+impl<S: StateStore> Store<Directory, S> {
+    /// When a segment of the log was last written to, by the file's time: it stays over restarts,
+    /// and a copy of the directory that does not keep times begins anew.
+    ///
+    /// # Errors
+    /// When the segment is gone, or the disk does not say.
+    pub fn segment_modified(&self, number: u64) -> io::Result<SystemTime> {
+        self.log.modified(number)
+    }
+}
+
 impl<F: Files, S: StateStore> Store<F, S> {
     /// Opens the log and the state, mends or rebuilds the state where that can be done, and
     /// replays what it lacks. Returns the frontier that goes with the records.
@@ -243,6 +255,11 @@ impl<F: Files, S: StateStore> Store<F, S> {
     /// The end of what is durable.
     pub fn durable_end(&self) -> LogPosition {
         self.log.durable_end()
+    }
+
+    /// The retained segments of the log, oldest first.
+    pub fn segments(&self) -> Vec<SegmentSummary> {
+        self.log.segments()
     }
 
     /// The check of those segments of the log that the open did not read. A second one has nothing
