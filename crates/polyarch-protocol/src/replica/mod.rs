@@ -9,6 +9,7 @@
 //! it is the same for a client's write and a peer's.
 
 mod amnesia;
+mod clock;
 mod config;
 mod coordinator;
 mod links;
@@ -37,6 +38,7 @@ use crate::storage::{LogPosition, Storage, StorageError};
 use crate::topology::Topology;
 use crate::write_set::WriteSet;
 use amnesia::Amnesia;
+use clock::ClockAhead;
 pub use config::{Durability, ReplicaConfig, Timings};
 use coordinator::Epoch;
 pub use coordinator::context_scope;
@@ -155,6 +157,8 @@ pub struct Replica<S> {
     frontier: Frontier,
     durable: Durable,
     clock: HlcClock,
+    /// The wall clock is far ahead of a majority of the members.
+    clock_ahead: Option<ClockAhead>,
     epoch: Option<Epoch>,
     epochs_drawn: u64,
     catalog: Arc<Catalog>,
@@ -225,8 +229,7 @@ impl<S: Storage> Replica<S> {
     /// When the system keyspace cannot be read.
     pub fn open(mut config: ReplicaConfig, mut storage: S, frontier: Frontier, now: Now) -> Result<Self, StorageError> {
         config.limits = config.limits.within_wire();
-        let mut clock = HlcClock::default();
-        let _ = clock.observe(frontier.hlc, now.wall_ms, config.timings.hlc_ahead_max_ms);
+        let clock = recovered_clock(&frontier, &config, now);
         let durable = Durable {
             position: storage.staged_end(),
             applied: frontier.heads.applied().clone(),
@@ -242,6 +245,7 @@ impl<S: Storage> Replica<S> {
             frontier,
             durable,
             clock,
+            clock_ahead: None,
             epoch: None,
             epochs_drawn: 0,
             catalog,
@@ -272,6 +276,7 @@ impl<S: Storage> Replica<S> {
             at_once: VecDeque::new(),
         };
         replica.note_drain();
+        replica.tell_if_stamps_are_ahead(now);
         Ok(replica)
     }
 
@@ -318,6 +323,7 @@ impl<S: Storage> Replica<S> {
             Input::Durable(position) => self.synced(position),
             Input::StorageFailed(reason) => self.fail(reason),
             Input::Tick => {
+                self.compare_clocks();
                 self.replan(now);
                 self.tick_links(now);
             }
@@ -429,7 +435,16 @@ impl<S: Storage> Replica<S> {
         if let Some(addresses) = self.own_twins() {
             return Some(Refusal::Twin { addresses: addresses.to_vec() });
         }
-        self.catalog.cluster_keys().sealing().is_none().then_some(Refusal::NotJoined)
+        self.catalog.cluster_keys().sealing().is_none().then_some(Refusal::NotJoined).or_else(|| self.clock_refusal())
+    }
+
+    /// An earlier process had a clock that was ahead, and this one has to go on from its stamps.
+    fn tell_if_stamps_are_ahead(&mut self, now: Now) {
+        let hlc = self.frontier.greatest_stamp(self.config.server_id);
+        let ahead_ms = hlc.millis().saturating_sub(now.wall_ms);
+        if ahead_ms > self.config.timings.hlc_ahead_max_ms {
+            self.event(Event::OwnStampsAhead { hlc, ahead_ms });
+        }
     }
 
     fn status(&self, now: Now) -> StatusView {
@@ -480,6 +495,10 @@ impl<S: Storage> Replica<S> {
                 self.event(Event::StampAhead { dot: write_set.dot, hlc: write_set.hlc, ahead_ms });
             }
             Observed::Merged | Observed::TooFarAhead { .. } => {}
+        }
+        if write_set.dot.origin.server_id == self.config.server_id {
+            // A server's own stamps only rise, whichever process made them.
+            self.clock.rise_above(write_set.hlc);
         }
         let _ = self.commit(write_set, bytes)?;
         self.counters.received += 1;
@@ -588,4 +607,19 @@ impl<S: Storage> Replica<S> {
         }
         Ok(())
     }
+}
+
+/// The clock of a process that begins with what was recovered. It goes on behind the greatest stamp
+/// of its own server, however far ahead that lies, so that no stamp is given out twice; those of
+/// others are merged as they would be if they came now.
+fn recovered_clock(frontier: &Frontier, config: &ReplicaConfig, now: Now) -> HlcClock {
+    let mut clock = match seeded_bug("own-stamps-forgotten") {
+        true => HlcClock::default(),
+        false => HlcClock::starting_after(frontier.greatest_stamp(config.server_id)),
+    };
+    for stamp in frontier.stamps().chain([frontier.hlc]) {
+        // One that is too far ahead was told of when it came.
+        let _ = clock.observe(stamp, now.wall_ms, config.timings.hlc_ahead_max_ms);
+    }
+    clock
 }

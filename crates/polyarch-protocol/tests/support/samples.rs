@@ -298,6 +298,7 @@ pub(crate) fn refusals() -> Vec<(&'static str, Refusal)> {
         ("member-change", Refusal::MemberChange { server_id: 300, status: MemberStatus::Removed, instead: text() }),
         ("topology", Refusal::Topology(text())),
         ("not-paused", Refusal::NotPaused(O)),
+        ("clock-ahead", Refusal::ClockAhead { ahead_ms: 7_200_300, of: vec![1, 300] }),
     ]
 }
 

@@ -1,13 +1,16 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use polyarch_protocol::{Frontier, LogPosition, RecordKey};
+use polyarch_protocol::{Frontier, FrontierV1, LogPosition, RecordKey};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::StateError;
 
 /// The layout of an encoded checkpoint.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// The one before, which is read and no longer written.
+const VERSION_1: u8 = 1;
 
 /// What a state knows about itself: how far it is, and which of its records await a clean-up.
 ///
@@ -25,16 +28,16 @@ pub struct Checkpoint {
 }
 
 #[derive(Serialize, Deserialize)]
-struct CheckpointV1 {
+struct Body<F> {
     position: LogPosition,
-    frontier: Frontier,
+    frontier: F,
     absorbing: Vec<Bytes>,
 }
 
 impl Checkpoint {
     /// The bytes that a backend keeps.
     pub fn encode(&self) -> Vec<u8> {
-        let body = CheckpointV1 {
+        let body = Body {
             position: self.position,
             frontier: self.frontier.clone(),
             absorbing: self.absorbing.iter().map(|key| Bytes::copy_from_slice(key.as_bytes())).collect(),
@@ -48,11 +51,13 @@ impl Checkpoint {
     /// When the bytes are of a newer version, or no checkpoint.
     pub fn decode(bytes: &[u8]) -> Result<Self, StateError> {
         let damaged = |what: &str| StateError::Damaged(format!("its checkpoint {what}"));
-        let body: CheckpointV1 = match bytes {
-            [VERSION, body @ ..] => match postcard::take_from_bytes(body) {
-                Ok((body, [])) => body,
-                _ => return Err(damaged("does not decode")),
-            },
+        let undecodable = || damaged("does not decode");
+        let body: Body<Frontier> = match bytes {
+            [VERSION, body @ ..] => read(body).ok_or_else(undecodable)?,
+            [VERSION_1, body @ ..] => {
+                let Body { position, frontier, absorbing } = read::<FrontierV1>(body).ok_or_else(undecodable)?;
+                Body { position, frontier: frontier.into(), absorbing }
+            }
             [version, ..] => return Err(StateError::Version(*version)),
             [] => return Err(damaged("is empty")),
         };
@@ -65,6 +70,13 @@ impl Checkpoint {
             frontier: body.frontier,
             absorbing: absorbing.ok_or_else(|| damaged("names a key that is too short"))?,
         })
+    }
+}
+
+fn read<F: DeserializeOwned>(body: &[u8]) -> Option<Body<F>> {
+    match postcard::take_from_bytes(body) {
+        Ok((body, [])) => Some(body),
+        _ => None,
     }
 }
 
@@ -81,6 +93,19 @@ mod tests {
             Checkpoint { position: LogPosition { segment: 7, offset: 4_711 }, ..Checkpoint::default() };
         checkpoint.absorbing.insert(RecordKey::new(KeyspaceId::SYSTEM, b"k"));
         assert_eq!(Checkpoint::decode(&checkpoint.encode()).unwrap(), checkpoint);
+    }
+
+    #[test]
+    fn a_checkpoint_of_version_1_is_read() {
+        let body = Body {
+            position: LogPosition { segment: 7, offset: 4_711 },
+            frontier: FrontierV1::default(),
+            absorbing: vec![Bytes::copy_from_slice(RecordKey::new(KeyspaceId::SYSTEM, b"k").as_bytes())],
+        };
+        let old = postcard::to_extend(&body, vec![VERSION_1]).unwrap();
+        let read = Checkpoint::decode(&old).unwrap();
+        assert_eq!((read.position, read.frontier, read.absorbing.len()), (body.position, Frontier::default(), 1));
+        assert!(Checkpoint::decode(&old[..old.len() - 1]).is_err());
     }
 
     proptest! {
