@@ -7,7 +7,10 @@
 mod support;
 
 mod away;
+mod catch_up;
+mod images;
 mod load;
+mod retention;
 
 use std::time::Duration;
 

@@ -75,6 +75,12 @@ impl HlcClock {
         self.last
     }
 
+    /// Goes on behind a stamp of one's own server, however far ahead it lies: no stamp is given out
+    /// twice, whichever process made the first.
+    pub fn rise_above(&mut self, own: Hlc) {
+        self.last = self.last.max(own);
+    }
+
     /// Takes note of another node's stamp, unless it lies more than `ahead_max_ms` before `now_ms`.
     pub fn observe(&mut self, stamp: Hlc, now_ms: u64, ahead_max_ms: u64) -> Observed {
         let ahead_ms = stamp.millis().saturating_sub(now_ms);

@@ -487,6 +487,23 @@ pub enum Refusal {
     /// The feed of this origin is not stopped.
     #[error("the feed of {0} is not stopped on this node; `polyarch quarantine list` shows those that are")]
     NotPaused(Origin),
+    /// The node's wall clock is too far ahead to stamp writes.
+    #[error(
+        "this node's clock is {} s ahead of those of members {}, a majority; it takes no writes until its clock is right. Set it, or ask another node",
+        ahead_ms / 1_000,
+        listed(of)
+    )]
+    ClockAhead {
+        /// By this much at least, in milliseconds.
+        ahead_ms: u64,
+        /// Of these members, in order.
+        of: Vec<u32>,
+    },
+}
+
+/// Numbers in words, as in `2, 3`.
+pub(crate) fn listed(ids: &[u32]) -> String {
+    ids.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
 }
 
 impl From<ContextError> for Refusal {

@@ -3,6 +3,7 @@ use std::fmt;
 use polyarch_crdt::{Dot, Hlc, Origin};
 
 use crate::catalog::MemberStatus;
+use crate::client::listed;
 use crate::topology::Topology;
 
 /// Something an operator may want to know.
@@ -155,6 +156,24 @@ pub enum Event {
         /// Its clock less ours, in milliseconds.
         offset_ms: i64,
     },
+    /// Alarm: this node's wall clock is far ahead of those of a majority of the members. It takes no
+    /// writes while that is so.
+    ClockAhead {
+        /// By this much at least, in milliseconds.
+        ahead_ms: u64,
+        /// Of these members, in order.
+        of: Vec<u32>,
+    },
+    /// That is over.
+    ClockRight,
+    /// Alarm: an earlier process of this server stamped writes far ahead of the present time. So does
+    /// this one, for a server's stamps only rise.
+    OwnStampsAhead {
+        /// The greatest of them.
+        hlc: Hlc,
+        /// How far ahead, in milliseconds.
+        ahead_ms: u64,
+    },
     /// An operator let stopped feeds go on.
     FeedsRetried {
         /// Of these origins.
@@ -230,6 +249,7 @@ impl Event {
                 | Self::SnapshotJoined { .. }
                 | Self::DiskHasRoom
                 | Self::FeedsRetried { .. }
+                | Self::ClockRight
                 | Self::OwnWritesRegained { .. }
         )
     }
@@ -306,6 +326,23 @@ impl fmt::Display for Event {
             }
             Self::ClockOffset { server_id, offset_ms } => {
                 write!(f, "the clock of member {server_id} is off by {offset_ms} ms")
+            }
+            Self::ClockAhead { ahead_ms, of } => {
+                write!(
+                    f,
+                    "this node's clock is {} s ahead of those of members {}, a majority; it takes no writes until its clock is right",
+                    ahead_ms / 1_000,
+                    listed(of)
+                )
+            }
+            Self::ClockRight => write!(f, "this node's clock is no longer ahead of a majority; it takes writes again"),
+            Self::OwnStampsAhead { hlc, ahead_ms } => {
+                write!(
+                    f,
+                    "this server stamped writes up to {hlc}, {} s ahead of its clock, and goes on from there until that time has come; \
+                     was its clock wrong?",
+                    ahead_ms / 1_000
+                )
             }
             Self::FeedsRetried { origins } => {
                 let origins: Vec<String> = origins.iter().map(Origin::to_string).collect();

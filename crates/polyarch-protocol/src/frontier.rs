@@ -23,6 +23,25 @@ pub struct Frontier {
     pub hlc: Hlc,
     /// The newest epoch of each server, as far as applied.
     pub(crate) epochs: BTreeMap<u32, Origin>,
+    /// The greatest stamp of each server, as far as applied.
+    pub(crate) stamps: BTreeMap<u32, Hlc>,
+}
+
+/// A [`Frontier`] as checkpoints of version 1 hold it: without the stamps of each server.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrontierV1 {
+    heads: ChainHeads,
+    digest: Digest,
+    hlc: Hlc,
+    epochs: BTreeMap<u32, Origin>,
+}
+
+impl From<FrontierV1> for Frontier {
+    /// What it does not hold is learned as write sets come: until then a server's own stamps are
+    /// only known to be no greater than the greatest of all.
+    fn from(FrontierV1 { heads, digest, hlc, epochs }: FrontierV1) -> Self {
+        Self { heads, digest, hlc, epochs, stamps: BTreeMap::new() }
+    }
 }
 
 /// What applying a write set did, for whoever counts or listens.
@@ -67,6 +86,8 @@ impl Frontier {
         }
         self.heads.extend(write_set.dot, bytes);
         self.hlc = self.hlc.max(write_set.hlc);
+        let stamp = self.stamps.entry(write_set.dot.origin.server_id).or_default();
+        *stamp = (*stamp).max(write_set.hlc);
         if let Dependencies::Whole { .. } = write_set.dependencies {
             self.epochs.insert(write_set.dot.origin.server_id, write_set.dot.origin);
         }
@@ -76,6 +97,16 @@ impl Frontier {
     /// The epoch that a server opened last, as far as applied here.
     pub fn newest_epoch(&self, server_id: u32) -> Option<Origin> {
         self.epochs.get(&server_id).copied()
+    }
+
+    /// The greatest stamp of a server's write sets, as far as applied here; zero for none.
+    pub fn greatest_stamp(&self, server_id: u32) -> Hlc {
+        self.stamps.get(&server_id).copied().unwrap_or_default()
+    }
+
+    /// The greatest stamp of each server.
+    pub fn stamps(&self) -> impl Iterator<Item = Hlc> + '_ {
+        self.stamps.values().copied()
     }
 
     fn digest_change(&mut self, key: &RecordKey, change: &FieldChange<'_>, outcome: &Outcome, write_set: &WriteSet) {

@@ -36,7 +36,7 @@ pub use chain::{ChainHash, ChainHead, ChainHeads};
 pub use digest::{DIGEST_BUCKETS, Digest};
 pub use event::{Event, LostEpoch};
 pub use feed::{Feed, FeedStep};
-pub use frontier::{ApplySummary, Frontier};
+pub use frontier::{ApplySummary, Frontier, FrontierV1};
 pub use keyspace::{KeyspaceId, RecordKey};
 pub use limits::Limits;
 pub use plan::{FeedTimings, LinkPlan, LinkSight, LinkTimings, LinkWishes};

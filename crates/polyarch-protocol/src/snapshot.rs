@@ -57,6 +57,8 @@ pub struct FrontierOutline {
     pub hlc: Hlc,
     /// The newest epoch of each server, as far as applied.
     pub epochs: BTreeMap<u32, Origin>,
+    /// The greatest stamp of each server, as far as applied.
+    pub stamps: BTreeMap<u32, Hlc>,
 }
 
 /// How a snapshot begins.
@@ -198,7 +200,8 @@ pub struct ForkedOrigin(pub Origin);
 impl Frontier {
     /// This frontier without its digest.
     pub fn outline(&self) -> FrontierOutline {
-        FrontierOutline { heads: self.heads.clone(), hlc: self.hlc, epochs: self.epochs.clone() }
+        let (heads, epochs, stamps) = (self.heads.clone(), self.epochs.clone(), self.stamps.clone());
+        FrontierOutline { heads, hlc: self.hlc, epochs, stamps }
     }
 
     /// What both have applied: of each origin the head that is ahead. `digest` is that of the joined
@@ -225,7 +228,12 @@ impl Frontier {
                 *ours = *theirs;
             }
         }
-        Ok(Self { heads: heads.into(), digest, hlc: self.hlc.max(other.hlc), epochs })
+        let mut stamps = self.stamps.clone();
+        for (server_id, theirs) in &other.stamps {
+            let ours = stamps.entry(*server_id).or_default();
+            *ours = (*ours).max(*theirs);
+        }
+        Ok(Self { heads: heads.into(), digest, hlc: self.hlc.max(other.hlc), epochs, stamps })
     }
 }
 

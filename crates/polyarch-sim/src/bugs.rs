@@ -14,7 +14,7 @@ pub struct Bug {
 }
 
 /// All bugs there are.
-pub const BUGS: [Bug; 19] = [
+pub const BUGS: [Bug; 20] = [
     Bug { name: "no-sync", what: "the log says that it is synced and is not" },
     Bug { name: "no-sync-at-recovery", what: "what a start finds in the page cache is taken for durable" },
     Bug {
@@ -32,6 +32,7 @@ pub const BUGS: [Bug; 19] = [
     Bug { name: "epoch-reused", what: "a process goes on with the epoch of the one before" },
     Bug { name: "drop-by-origin", what: "a node drops write sets of its own server id" },
     Bug { name: "amnesia-unnoticed", what: "a node does not notice that it lost write sets of its own" },
+    Bug { name: "own-stamps-forgotten", what: "a process does not go on from the stamps of the one before" },
     Bug { name: "wrong-tie-in-lww", what: "equal stamps are not told apart by their origin" },
     Bug {
         name: "context-apart-from-values",

@@ -9,7 +9,7 @@ use polyarch_protocol::{ChainHash, ChainHeads, Durability, KeyspaceId, RecordKey
 use crate::invariants::no_resurrection::Graves;
 use crate::invariants::{
     Checked, Violation, acked_is_durable, applied_once_and_in_order, causal_order, gtid_never_two_payloads,
-    interval_loses_a_suffix, supersedes_what_was_shown,
+    interval_loses_a_suffix, own_stamps_rise, supersedes_what_was_shown,
 };
 use crate::registers::{Meant, Registers, Seen, Shown, Written};
 
@@ -114,6 +114,8 @@ impl History {
             }
             None => {
                 let written = Rc::new(self.nodes[at].meant(&decoded, bytes, intent)?);
+                let own = self.nodes[at].order.iter().filter(|written| written.dot.origin.server_id == server_id);
+                own_stamps_rise::check(dot, written.hlc, own.map(|written| written.hlc).max())?;
                 self.graves.note(&written);
                 self.writes.insert(dot, Rc::clone(&written));
                 self.nodes[at].own.push(dot);

@@ -44,6 +44,8 @@ pub struct WallClock {
     pub step_ms: u64,
     /// Where it stands still, if it does.
     pub frozen_ms: Option<u64>,
+    /// It jumps to and fro each so many microseconds, by so many milliseconds, if it does.
+    pub strobe: Option<(u64, i64)>,
 }
 
 /// Unix milliseconds at which runs begin.
@@ -53,7 +55,11 @@ impl WallClock {
     /// What it shows.
     pub fn read(&self, now_us: u64) -> u64 {
         let true_ms = EPOCH_MS + now_us / 1_000;
-        let shown = self.frozen_ms.unwrap_or_else(|| true_ms.saturating_add_signed(self.offset_ms));
+        let strobe_ms = match self.strobe {
+            Some((every_us, by_ms)) if now_us / every_us % 2 == 1 => by_ms,
+            _ => 0,
+        };
+        let shown = self.frozen_ms.unwrap_or_else(|| true_ms.saturating_add_signed(self.offset_ms + strobe_ms));
         shown - shown % self.step_ms.max(1)
     }
 }

@@ -52,6 +52,8 @@ pub enum Fault {
     ClockBack,
     /// A wall clock stands still.
     ClockFreeze,
+    /// A wall clock jumps to and fro, by hours at times.
+    ClockStrobe,
     /// A machine is suspended.
     Pause,
     /// An operator takes a link down.
@@ -72,7 +74,7 @@ impl Fault {
 }
 
 /// All kinds of faults, with how often each is drawn.
-const FAULTS: [(Fault, u64); 24] = [
+const FAULTS: [(Fault, u64); 25] = [
     (Fault::LoseLink, 8),
     (Fault::OneWay, 5),
     (Fault::Isolate, 8),
@@ -92,6 +94,7 @@ const FAULTS: [(Fault, u64); 24] = [
     (Fault::ClockAhead, 3),
     (Fault::ClockBack, 3),
     (Fault::ClockFreeze, 3),
+    (Fault::ClockStrobe, 3),
     (Fault::Pause, 5),
     (Fault::OperatorCut, 2),
     (Fault::SetBack, 6),
@@ -294,7 +297,7 @@ impl Scenario {
             inputs_max: rng.weighted(&[(1, 1), (4, 2), (64, 6)]),
             link_patience_us: rng.between((300_000, 3_000_000)),
             clock_step_ms: rng.weighted(&[(1, 3), (10, 2), (100, 3), (1_000, 2)]),
-            clock_offset_ms: rng.weighted(&[(0, 3), (20, 2), (2_000, 2), (3_000_000, 1)]),
+            clock_offset_ms: rng.weighted(&[(0, 3), (20, 2), (2_000, 2), (1_700_000, 1)]),
             checkpoint_gap_us: rng.weighted(&[((50_000, 500_000), 5), ((500_000, 4_000_000), 4)]),
             segment_bytes: rng.between((1_024, 16_384)),
             tail_bytes: rng.weighted(&[(0, 3), (1_000, 3), (1 << 20, 3)]),

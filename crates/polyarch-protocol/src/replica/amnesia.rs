@@ -14,8 +14,8 @@ use crate::condition::RegainedView;
 use crate::event::{Event, LostEpoch};
 use crate::storage::Storage;
 
-/// Epochs of which a loss is remembered at most: heartbeats name them. The rest is told of once
-/// there is room, and fed in any case.
+/// Epochs of which a loss is remembered at most: heartbeats name them. Beyond that they are fed all
+/// the same, and not told of.
 const LOSSES_MAX: usize = 4_096;
 
 /// What this server was found to have lost of its own, by epoch, since the process began.

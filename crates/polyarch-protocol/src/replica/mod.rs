@@ -9,6 +9,7 @@
 //! it is the same for a client's write and a peer's.
 
 mod amnesia;
+mod clock;
 mod config;
 mod coordinator;
 mod links;
@@ -41,6 +42,7 @@ use crate::storage::{LogPosition, Storage, StorageError};
 use crate::topology::Topology;
 use crate::write_set::WriteSet;
 use amnesia::Amnesia;
+use clock::ClockAhead;
 pub use config::{Durability, ReplicaConfig, Timings};
 use coordinator::Epoch;
 pub use coordinator::context_scope;
@@ -171,6 +173,8 @@ pub struct Replica<S> {
     frontier: Frontier,
     durable: Durable,
     clock: HlcClock,
+    /// The wall clock is far ahead of a majority of the members.
+    clock_ahead: Option<ClockAhead>,
     epoch: Option<Epoch>,
     epochs_drawn: u64,
     catalog: Arc<Catalog>,
@@ -257,8 +261,7 @@ impl<S: Storage> Replica<S> {
     /// When the system keyspace cannot be read.
     pub fn open(mut config: ReplicaConfig, mut storage: S, frontier: Frontier, now: Now) -> Result<Self, StorageError> {
         config.limits = config.limits.within_wire();
-        let mut clock = HlcClock::default();
-        let _ = clock.observe(frontier.hlc, now.wall_ms, config.timings.hlc_ahead_max_ms);
+        let clock = recovered_clock(&frontier, &config, now);
         let durable = Durable {
             position: storage.staged_end(),
             applied: frontier.heads.applied().clone(),
@@ -276,6 +279,7 @@ impl<S: Storage> Replica<S> {
             frontier,
             durable,
             clock,
+            clock_ahead: None,
             epoch: None,
             epochs_drawn: 0,
             catalog,
@@ -311,6 +315,7 @@ impl<S: Storage> Replica<S> {
             at_once: VecDeque::new(),
         };
         replica.note_drain();
+        replica.tell_if_stamps_are_ahead(now);
         Ok(replica)
     }
 
@@ -363,6 +368,7 @@ impl<S: Storage> Replica<S> {
             Input::StorageFailed(reason) => self.fail(reason),
             Input::Tick => {
                 self.look_for_room();
+                self.compare_clocks();
                 self.replan(now);
                 self.fetch_when_unfed(now);
                 self.tick_links(now);
@@ -473,7 +479,16 @@ impl<S: Storage> Replica<S> {
         if let Some(full) = &self.full {
             return Some(Refusal::DiskFull { reason: full.reason.clone() });
         }
-        self.catalog.cluster_keys().sealing().is_none().then_some(Refusal::NotJoined)
+        self.catalog.cluster_keys().sealing().is_none().then_some(Refusal::NotJoined).or_else(|| self.clock_refusal())
+    }
+
+    /// An earlier process had a clock that was ahead, and this one has to go on from its stamps.
+    fn tell_if_stamps_are_ahead(&mut self, now: Now) {
+        let hlc = self.frontier.greatest_stamp(self.config.server_id);
+        let ahead_ms = hlc.millis().saturating_sub(now.wall_ms);
+        if ahead_ms > self.config.timings.hlc_ahead_max_ms {
+            self.event(Event::OwnStampsAhead { hlc, ahead_ms });
+        }
     }
 
     fn status(&self, now: Now) -> StatusView {
@@ -524,6 +539,10 @@ impl<S: Storage> Replica<S> {
                 self.event(Event::StampAhead { dot: write_set.dot, hlc: write_set.hlc, ahead_ms });
             }
             Observed::Merged | Observed::TooFarAhead { .. } => {}
+        }
+        if write_set.dot.origin.server_id == self.config.server_id {
+            // A server's own stamps only rise, whichever process made them.
+            self.clock.rise_above(write_set.hlc);
         }
         let _ = self.commit(write_set, bytes)?;
         self.counters.received += 1;
@@ -671,4 +690,19 @@ impl<S: Storage> Replica<S> {
         }
         Ok(())
     }
+}
+
+/// The clock of a process that begins with what was recovered. It goes on behind the greatest stamp
+/// of its own server, however far ahead that lies, so that no stamp is given out twice; those of
+/// others are merged as they would be if they came now.
+fn recovered_clock(frontier: &Frontier, config: &ReplicaConfig, now: Now) -> HlcClock {
+    let mut clock = match seeded_bug("own-stamps-forgotten") {
+        true => HlcClock::default(),
+        false => HlcClock::starting_after(frontier.greatest_stamp(config.server_id)),
+    };
+    for stamp in frontier.stamps().chain([frontier.hlc]) {
+        // One that is too far ahead was told of when it came.
+        let _ = clock.observe(stamp, now.wall_ms, config.timings.hlc_ahead_max_ms);
+    }
+    clock
 }

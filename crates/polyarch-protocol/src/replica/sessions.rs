@@ -295,6 +295,7 @@ impl<S: Storage> Replica<S> {
         }
         self.check_digest(link, &heartbeat);
         self.check_clock(link, &heartbeat, now);
+        self.compare_clocks();
         let Some(session) = self.sessions.get_mut(&link) else { return };
         let caught_up = session.first_applied.get_or_insert_with(|| heartbeat.applied.clone());
         let is_caught_up = self.durable.applied.includes_all(caught_up);

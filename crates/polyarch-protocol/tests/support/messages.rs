@@ -167,7 +167,7 @@ pub(crate) fn snapshot_request() -> impl Strategy<Value = SnapshotRequest> {
 
 pub(crate) fn snapshot_part() -> impl Strategy<Value = SnapshotPart> {
     let start = (heads(), hlc(), btree_map(any::<u32>(), origin(), 0..3))
-        .prop_map(|(heads, hlc, epochs)| FrontierOutline { heads, hlc, epochs });
+        .prop_map(|(heads, hlc, epochs, stamps)| FrontierOutline { heads, hlc, epochs, stamps });
     let begin = (any::<u128>(), any::<u128>(), any::<u32>(), start).prop_map(|(id, cluster, donor, start)| {
         SnapshotPart::Begin(SnapshotBegin { id: SnapshotId(id), cluster_id: ClusterId(cluster), donor, start })
     });

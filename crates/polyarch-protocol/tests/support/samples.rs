@@ -308,6 +308,7 @@ pub(crate) fn refusals() -> Vec<(&'static str, Refusal)> {
         ("topology", Refusal::Topology(text())),
         ("disk-full", Refusal::DiskFull { reason: text() }),
         ("not-paused", Refusal::NotPaused(O)),
+        ("clock-ahead", Refusal::ClockAhead { ahead_ms: 7_200_300, of: vec![1, 300] }),
     ]
 }
 

@@ -30,6 +30,7 @@ pub(super) enum Lasting {
     SlowNetwork,
     ClockFreeze(usize),
     DiskFull(usize),
+    ClockStrobe(usize),
     OperatorCut(usize, u32),
 }
 
@@ -142,7 +143,9 @@ impl World {
                 self.stop(at, End::PowerCut)?;
                 self.nodes[at].devices.state().damage();
             }
-            Fault::ClockAhead | Fault::ClockBack | Fault::ClockFreeze => self.disturb_clock(kind, at),
+            Fault::ClockAhead | Fault::ClockBack | Fault::ClockFreeze | Fault::ClockStrobe => {
+                self.disturb_clock(kind, at);
+            }
             Fault::Pause => {
                 let lasts_us = self.between(self.scenario.fault_lasts_us);
                 self.nodes[at].paused_until_us = self.now_us + lasts_us;
@@ -218,11 +221,15 @@ impl World {
     fn disturb_clock(&mut self, kind: Fault, at: usize) {
         let by_ms = self.rng.weighted(&[(50, 3), (1_500, 3), (90_000, 2), (7_200_000, 1)]);
         let by_ms = by_ms + self.rng.below(by_ms) as i64 as u64;
-        let now_us = self.now_us;
+        let (now_us, every_us) = (self.now_us, 1_000 + self.rng.below(800_000));
         let clock = &mut self.nodes[at].clock;
         match kind {
             Fault::ClockAhead => clock.offset_ms += by_ms as i64,
             Fault::ClockBack => clock.offset_ms -= by_ms as i64,
+            Fault::ClockStrobe => {
+                clock.strobe = Some((every_us, by_ms as i64));
+                self.lasts(Lasting::ClockStrobe(at));
+            }
             _ => {
                 clock.frozen_ms = Some(clock.read(now_us));
                 self.lasts(Lasting::ClockFreeze(at));
@@ -290,6 +297,7 @@ impl World {
             Lasting::SlowNetwork => self.network.extra_delay_us = 0,
             Lasting::DiskFull(at) => self.nodes[at].devices.files().set_space(None),
             Lasting::ClockFreeze(at) => self.nodes[at].clock.frozen_ms = None,
+            Lasting::ClockStrobe(at) => self.nodes[at].clock.strobe = None,
             Lasting::OperatorCut(at, server_id) => {
                 let tag = self.admin_tag();
                 self.push_input(at, Input::HealLink(tag, server_id), None);
@@ -320,6 +328,7 @@ impl World {
         self.release()?;
         for at in 0..self.nodes.len() {
             self.nodes[at].clock.frozen_ms = None;
+            self.nodes[at].clock.strobe = None;
             self.nodes[at].clock.offset_ms = 0;
             self.nodes[at].paused_until_us = 0;
             self.armed[at].in_checkpoint = false;

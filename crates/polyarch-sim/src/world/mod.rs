@@ -228,6 +228,7 @@ impl World {
                 offset_ms: rng.below(2 * scenario.clock_offset_ms + 1) as i64 - scenario.clock_offset_ms as i64,
                 step_ms: scenario.clock_step_ms,
                 frozen_ms: None,
+                strobe: None,
             },
             process: None,
             boot: 0,

@@ -1,22 +1,22 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use polyarch_protocol::{ChainHeads, Frontier, LogPosition, RecordKey};
+use polyarch_protocol::{ChainHeads, Frontier, FrontierV1, LogPosition, RecordKey};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::StateError;
 
-/// The layout of a checkpoint that the log adds up to.
+/// The layout of an encoded checkpoint.
+const VERSION: u8 = 2;
+/// The one before, which is read and no longer written.
 const VERSION_1: u8 = 1;
-/// The same with its provenance, where that is another.
-const VERSION_2: u8 = 2;
 
 /// What a state knows about itself: how far it is, and which of its records await a clean-up.
 ///
-/// On disk: version (1), then in postcard the position, the frontier, and the keys in
-/// [`Checkpoint::absorbing`] as byte strings. Version 2 has the provenance behind them; it is written
-/// only where that is not [`Provenance::Log`], so that versions of polyarch that know none read the
-/// others.
+/// On disk: version (1), then in postcard the position, the frontier, the keys in
+/// [`Checkpoint::absorbing`] as byte strings, and the provenance. Version 1, of polyarch 0.1.0, has no
+/// provenance, and in its frontier no stamps of each server.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Checkpoint {
     /// Replay goes on from here: all that lies before is in the records.
@@ -44,34 +44,21 @@ pub enum Provenance {
 }
 
 #[derive(Serialize, Deserialize)]
-struct CheckpointV1 {
+struct Body<F> {
     position: LogPosition,
-    frontier: Frontier,
+    frontier: F,
     absorbing: Vec<Bytes>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct CheckpointV2 {
-    body: CheckpointV1,
-    provenance: Provenance,
 }
 
 impl Checkpoint {
     /// The bytes that a backend keeps.
     pub fn encode(&self) -> Vec<u8> {
-        let body = CheckpointV1 {
+        let body = Body {
             position: self.position,
             frontier: self.frontier.clone(),
             absorbing: self.absorbing.iter().map(|key| Bytes::copy_from_slice(key.as_bytes())).collect(),
         };
-        let encoded = match &self.provenance {
-            Provenance::Log => postcard::to_extend(&body, vec![VERSION_1]),
-            provenance => {
-                let body = CheckpointV2 { body, provenance: provenance.clone() };
-                postcard::to_extend(&body, vec![VERSION_2])
-            }
-        };
-        encoded.expect("a Vec takes all that is written")
+        postcard::to_extend(&(body, &self.provenance), vec![VERSION]).expect("a Vec takes all that is written")
     }
 
     /// Reads what [`Checkpoint::encode`] wrote.
@@ -80,15 +67,13 @@ impl Checkpoint {
     /// When the bytes are of a newer version, or no checkpoint.
     pub fn decode(bytes: &[u8]) -> Result<Self, StateError> {
         let damaged = |what: &str| StateError::Damaged(format!("its checkpoint {what}"));
-        let (body, provenance) = match bytes {
-            [VERSION_1, body @ ..] => match postcard::take_from_bytes::<CheckpointV1>(body) {
-                Ok((body, [])) => (body, Provenance::Log),
-                _ => return Err(damaged("does not decode")),
-            },
-            [VERSION_2, body @ ..] => match postcard::take_from_bytes(body) {
-                Ok((CheckpointV2 { body, provenance }, [])) => (body, provenance),
-                _ => return Err(damaged("does not decode")),
-            },
+        let undecodable = || damaged("does not decode");
+        let (body, provenance): (Body<Frontier>, Provenance) = match bytes {
+            [VERSION, body @ ..] => read(body).ok_or_else(undecodable)?,
+            [VERSION_1, body @ ..] => {
+                let Body { position, frontier, absorbing } = read::<Body<FrontierV1>>(body).ok_or_else(undecodable)?;
+                (Body { position, frontier: frontier.into(), absorbing }, Provenance::Log)
+            }
             [version, ..] => return Err(StateError::Version(*version)),
             [] => return Err(damaged("is empty")),
         };
@@ -102,6 +87,13 @@ impl Checkpoint {
             absorbing: absorbing.ok_or_else(|| damaged("names a key that is too short"))?,
             provenance,
         })
+    }
+}
+
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((read, [])) => Some(read),
+        _ => None,
     }
 }
 
@@ -123,13 +115,23 @@ mod tests {
     fn a_checkpoint_decodes_as_itself() {
         let mut heads = ChainHeads::default();
         heads.extend(Dot::new(Origin::new(1, 2), 1), b"bytes");
-        for (provenance, version) in
-            [(Provenance::Log, VERSION_1), (Provenance::Joining, VERSION_2), (Provenance::Joined(heads), VERSION_2)]
-        {
+        for provenance in [Provenance::Log, Provenance::Joining, Provenance::Joined(heads)] {
             let checkpoint = some(provenance);
-            assert_eq!(checkpoint.encode()[0], version);
             assert_eq!(Checkpoint::decode(&checkpoint.encode()).unwrap(), checkpoint);
         }
+    }
+
+    #[test]
+    fn a_checkpoint_of_version_1_is_read() {
+        let body = Body {
+            position: LogPosition { segment: 7, offset: 4_711 },
+            frontier: FrontierV1::default(),
+            absorbing: vec![Bytes::copy_from_slice(RecordKey::new(KeyspaceId::SYSTEM, b"k").as_bytes())],
+        };
+        let old = postcard::to_extend(&body, vec![VERSION_1]).unwrap();
+        let read = Checkpoint::decode(&old).unwrap();
+        assert_eq!((read.position, read.frontier, read.absorbing.len()), (body.position, Frontier::default(), 1));
+        assert!(Checkpoint::decode(&old[..old.len() - 1]).is_err());
     }
 
     proptest! {
