@@ -107,7 +107,7 @@ fn assert_told(cluster: &Cluster, id: u32) {
         events.ok().text().contains(words).then_some(())
     };
     eventually("the loss to be told", EQUAL_WITHIN, || said("had lost"));
-    eventually("the return to be told", EQUAL_WITHIN, || said("are back"));
+    eventually("the return to be told", EQUAL_WITHIN, || said("are here again"));
 }
 
 async fn assert_counts(cluster: &Cluster, expected: &[(&str, u64)]) {

@@ -11,6 +11,9 @@ use crate::support::{Cluster, command, finish};
 
 /// `log_mib_max`, the segment in use, and those that a checkpoint is not yet past.
 const LOG_BYTES_MAX: u64 = 8 << 20;
+/// Written over one key behind each round: several times what is in memory and log between two checkpoints.
+const FILLERS: usize = 64;
+const FILLER_BYTES: usize = 64 << 10;
 /// What a second round may keep more than the first.
 const GROWTH_MAX: f64 = 1.1;
 
@@ -37,9 +40,14 @@ async fn with_a_member_dead_for_ever_the_others_keep_no_more_after_each_round_of
         cluster.wait_until_equal(&[1, 2], EQUAL_WITHIN);
         delete(&cluster.client_of(2), "key", keys).await;
         cluster.wait_until_equal(&[1, 2], EQUAL_WITHIN);
+        // So much over one key that all before it is in checkpoints.
+        for _ in 0..FILLERS {
+            let filled = cluster.client_of(1).put("k", "filler", vec![b'f'; FILLER_BYTES]).await;
+            filled.expect("node 1 takes writes");
+        }
+        cluster.wait_until_equal(&[1, 2], EQUAL_WITHIN);
         for id in [1, 2] {
             assert_eq!(count(&cluster.client_of(id), "key").await.expect("the node answers"), 0);
-            // A start replays the log, and what remains is written by the checkpoint of a stop or a later one.
             cluster.node(id).stop();
             let kept = kept(&mut cluster, id);
             println!("round {round}, node {id}: {kept:?}");
