@@ -15,6 +15,7 @@ pub mod limits;
 pub mod peer;
 pub mod storage;
 
+mod buckets;
 mod chain;
 mod digest;
 mod event;
@@ -29,6 +30,9 @@ mod topology;
 mod waiting;
 mod write_set;
 
+pub use buckets::{
+    BUCKETS_COMPARED_MAX, BucketKeys, BucketReader, BucketsWanted, DifferingKey, HeldBy, KeyHash, PeerDigest,
+};
 pub use chain::{ChainHash, ChainHead, ChainHeads};
 pub use digest::{DIGEST_BUCKETS, Digest};
 pub use event::Event;

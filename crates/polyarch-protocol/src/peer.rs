@@ -7,6 +7,7 @@ use bytes::Bytes;
 use polyarch_crdt::{AppliedSet, Dot, Origin};
 use serde::{Deserialize, Serialize};
 
+use crate::buckets::{BucketKeys, PeerDigest};
 use crate::chain::ChainHead;
 use crate::codec::{self, CodecError, Kind};
 use crate::limits::wire;
@@ -41,6 +42,10 @@ pub enum PeerMessage {
     /// so, as far as the sender has them: a receiver that has applied those and stands elsewhere
     /// knows better.
     Removed(AppliedSet),
+    /// The sender's digest, bucket by bucket: at an equal applied-set the two totals differ.
+    Digest(Box<PeerDigest>),
+    /// What the sender holds in buckets that differ.
+    BucketKeys(Box<BucketKeys>),
 }
 
 /// Who speaks.

@@ -154,6 +154,7 @@ fn many_small_items_cost_a_small_multiple_of_what_was_sent() {
         ("link states' links", dense(&[b'P', 1, 4, 1, 1, 1, 1, 0], &|_| vec![1])),
         ("twin's addresses", dense(&[b'P', 1, 5], &|_| vec![0])),
         ("status's peers' links", dense(&[b'A', 1, 1, 0, 5], &|_| vec![0; 4])),
+        ("bucket keys", dense(&[b'P', 1, 8, 0, 0], &|_| [vec![18], vec![0; 19]].concat())),
         ("page's records", dense(&[b'A', 1, 1, 0, 2], &|_| vec![0; 3])),
     ];
     for (what, bytes) in messages {
@@ -181,7 +182,10 @@ fn the_most_changes_of_the_fewest_bytes_take_no_more_than_a_frame() {
 fn lists_of_the_cluster_beyond_their_bounds_are_refused_unread() {
     let long =
         |head: &[u8], len: usize, item: usize| [head, &postcard_number(len as u64), &vec![1; len * item]].concat();
-    let lists: [(&[u8], usize, usize); 4] = [
+    let lists: [(&[u8], usize, usize); 7] = [
+        (&[b'P', 1, 8, 0], 16, 1),
+        (&[b'Q', 1, 1, 0, 0, 12], 4_096, 1),
+        (&[b'A', 1, 1, 0, 8], wire::OUTLINES_MAX, 2),
         (&[b'P', 1, 4], wire::LINK_STATES_MAX, 6),
         (&[b'S', 1, 3, 2], wire::TOPOLOGY_NAMES_MAX, 1),
         (&[b'S', 1, 3, 3], wire::TOPOLOGY_NAMES_MAX, 2),

@@ -119,6 +119,7 @@ impl<S: Storage> Replica<S> {
         if session.established.is_some() && !self.is_linked(server_id) {
             self.event(Event::Unlinked { server_id });
         }
+        self.interrupt_comparison(server_id);
         self.linked_changed();
     }
 
@@ -137,6 +138,14 @@ impl<S: Storage> Replica<S> {
             PeerMessage::Subscribe(subscribe) => self.serve(link, subscribe),
             PeerMessage::Refuse(refuse) => self.refused(link, &refuse, now),
             PeerMessage::LinkStates(entries) => self.take_link_states(link, entries, now),
+            PeerMessage::Digest(digest) => {
+                let server_id = session.server_id;
+                self.take_digest(link, server_id, &digest);
+            }
+            PeerMessage::BucketKeys(keys) => {
+                let server_id = session.server_id;
+                self.take_keys(server_id, *keys);
+            }
         }
     }
 
@@ -241,7 +250,7 @@ impl<S: Storage> Replica<S> {
 
     fn heartbeat(&mut self, link: LinkId, heartbeat: Heartbeat, now: Now) {
         self.close_epoch_if_overtaken(&heartbeat.applied);
-        self.check_digest(link, &heartbeat);
+        self.check_digest(link, &heartbeat, now);
         self.check_clock(link, &heartbeat, now);
         let Some(session) = self.sessions.get_mut(&link) else { return };
         let caught_up = session.first_applied.get_or_insert_with(|| heartbeat.applied.clone());
@@ -252,19 +261,19 @@ impl<S: Storage> Replica<S> {
         self.announce_member(is_caught_up, now);
     }
 
-    fn check_digest(&mut self, link: LinkId, heartbeat: &Heartbeat) {
+    fn check_digest(&mut self, link: LinkId, heartbeat: &Heartbeat, now: Now) {
         let comparable = heartbeat.applied == self.durable.applied;
         let digests = (self.durable.digest, heartbeat.digest);
         let Some(session) = self.sessions.get_mut(&link) else { return };
-        let (before, server_id) = (session.equal, session.server_id);
+        let server_id = session.server_id;
         session.equal = match digests {
             (Some(ours), Some(theirs)) if comparable => Some(ours == theirs),
             _ => None,
         };
-        if let ((Some(ours), Some(theirs)), Some(false)) = (digests, session.equal)
-            && before != Some(false)
-        {
-            self.event(Event::DigestMismatch { server_id, ours, theirs });
+        match (session.equal, heartbeat.digest) {
+            (Some(true), _) => self.note_equal(server_id),
+            (Some(false), Some(theirs)) => self.note_different(link, server_id, theirs, now),
+            _ => {}
         }
     }
 

@@ -6,8 +6,9 @@ use polyarch_protocol::catalog::{KeyspaceKind, MemberChange, MemberStatus};
 use polyarch_protocol::client::{Refusal, Response, Supersede, WriteChange, WriteRequest, Written};
 use polyarch_protocol::peer::{ClusterId, FeedGroup, Heartbeat, Hello, PeerMessage, Subscribe};
 use polyarch_protocol::{
-    Change, Dependencies, Durability, Effect, Event, Feed, FeedStep, Frontier, Input, KeyspaceId, Limits, LinkId, Now,
-    Output, RecordKey, Replica, ReplicaConfig, RequestTag, Storage, Timings, Topology, WriteSet, context_scope,
+    BucketKeys, BucketReader, BucketsWanted, Change, Dependencies, Durability, Effect, Event, Feed, FeedStep, Frontier,
+    Input, KeyspaceId, Limits, LinkId, Now, Output, RecordKey, Replica, ReplicaConfig, RequestTag, Storage, Timings,
+    Topology, WriteSet, context_scope,
 };
 
 use super::storage::MemoryStorage;
@@ -38,6 +39,8 @@ pub(crate) struct Node {
     pub(crate) replica: Replica<MemoryStorage>,
     pub(crate) now: Now,
     pub(crate) syncs: bool,
+    /// Whether its records stand still while they are read for the digest.
+    pub(crate) scans: bool,
     pub(crate) feeds: BTreeMap<LinkId, Feed>,
     pub(crate) answers: BTreeMap<u64, Result<Response, Refusal>>,
     pub(crate) events: Vec<Event>,
@@ -45,6 +48,8 @@ pub(crate) struct Node {
     pub(crate) closed: Vec<(LinkId, String)>,
     /// How many groups were taken, per link.
     pub(crate) taken: BTreeMap<LinkId, usize>,
+    /// Links that a snapshot was to be fetched on.
+    pub(crate) fetches: Vec<LinkId>,
     posted: usize,
     boots: u128,
     requests: u64,
@@ -64,12 +69,14 @@ impl Node {
             replica,
             now,
             syncs: true,
+            scans: true,
             feeds: BTreeMap::new(),
             answers: BTreeMap::new(),
             events: Vec::new(),
             sent: Vec::new(),
             closed: Vec::new(),
             taken: BTreeMap::new(),
+            fetches: Vec::new(),
             posted: 0,
             boots: 1,
             requests: 0,
@@ -123,6 +130,11 @@ impl Node {
                 }
                 // These tests poll every feed.
                 Output::FeedMore(_) => {}
+                Output::FetchSnapshot(link) => self.fetches.push(link),
+                Output::ScanBuckets(wanted) => {
+                    let keys = self.scans.then(|| self.keys_of(wanted));
+                    self.handle(Input::BucketsScanned(keys));
+                }
                 Output::GroupTaken(link) => *self.taken.entry(link).or_default() += 1,
                 Output::CloseLink(link, reason) => {
                     self.feeds.remove(&link);
@@ -132,6 +144,17 @@ impl Node {
             }
         }
         any
+    }
+
+    fn keys_of(&mut self, wanted: BucketsWanted) -> BucketKeys {
+        let mut reader = BucketReader::new(wanted);
+        assert_eq!(*reader.applied(), self.applied(), "these tests read at once");
+        let keyspaces: Vec<KeyspaceId> = self.replica.catalog().keyspaces().map(|(id, ..)| id).collect();
+        for keyspace in [vec![KeyspaceId::SYSTEM], keyspaces].concat() {
+            let records = self.replica.storage_mut().keyspace_records(keyspace).expect("they are in memory");
+            records.iter().for_each(|(key, record)| _ = reader.take(key, record));
+        }
+        reader.finish()
     }
 
     /// What was sent since this was last asked.
@@ -171,6 +194,7 @@ impl Node {
         self.config.boot_id = config(self.config.server_id, self.boots).boot_id;
         self.replica = Replica::open(self.config.clone(), storage, frontier, self.now).expect("its storage reads");
         self.feeds.clear();
+        self.fetches.clear();
     }
 
     fn tag(&mut self) -> RequestTag {

@@ -6,14 +6,16 @@ use bytes::Bytes;
 use polyarch_crdt::{AppliedSet, ClusterKey, Dot, FieldPath, Hlc, Origin, SealedContext};
 use polyarch_protocol::catalog::{KeyspaceDefinition, KeyspaceKind, Member, MemberChange, MemberStatus, SystemRecord};
 use polyarch_protocol::client::{
-    ClientRequest, ClientResponse, CountersView, EventView, FeedView, KeyspaceView, PeerView, RecordView, Refusal,
-    Request, Response, ScanRequest, SiblingView, StatusView, Supersede, WriteChange, WriteRequest, Written,
+    BucketPage, BucketScan, ClientRequest, ClientResponse, CountersView, EventView, FeedView, KeyspaceView, PeerView,
+    RecordOutline, RecordView, Refusal, Request, Response, ScanRequest, SiblingOutline, SiblingView, StatusView,
+    Supersede, WriteChange, WriteRequest, Written,
 };
 use polyarch_protocol::peer::{
     ClusterId, FeedGroup, Heartbeat, Hello, PeerMessage, Refuse, RefuseReason, Subscribe, Twin,
 };
 use polyarch_protocol::{
-    ChainHash, ChainHead, Change, Dependencies, Effect, KeyspaceId, LinkState, Topology, WriteSet,
+    BucketKeys, ChainHash, ChainHead, Change, Dependencies, Effect, KeyHash, KeyspaceId, LinkState, RecordKey,
+    Topology, WriteSet,
 };
 
 const O: Origin = Origin::new(3, 0x9f2c_01ab);
@@ -117,6 +119,16 @@ pub(crate) fn peer_samples() -> Vec<(&'static str, PeerMessage)> {
         ),
         ("twin", PeerMessage::Twin(Twin { addresses: vec!["10.0.0.1:7400".to_owned(), "10.0.0.2:7400".to_owned()] })),
         ("removed", PeerMessage::Removed(sample_applied())),
+        // PeerMessage::Digest has a test of its own: 64 KiB are no line.
+        (
+            "bucket-keys",
+            PeerMessage::BucketKeys(Box::new(BucketKeys {
+                applied: sample_applied(),
+                buckets: vec![7, 300],
+                keys: vec![KeyHash { key: RecordKey::new(sample_id(), b"key"), hash: 1 << 100 }],
+                cut_short: true,
+            })),
+        ),
     ]
 }
 
@@ -218,6 +230,15 @@ pub(crate) fn request_samples() -> Vec<(&'static str, ClientRequest)> {
         ("remove-member", of(Request::ChangeMember { server_id: 300, change: MemberChange::Remove { force: true } })),
         ("rejoin-member", of(Request::ChangeMember { server_id: 300, change: MemberChange::Rejoin })),
         ("events", of(Request::Events { limit: 300 })),
+        ("digest", of(Request::Digest)),
+        (
+            "scan-buckets",
+            of(Request::ScanBuckets(BucketScan {
+                buckets: vec![7, 300],
+                from: Bytes::from_static(b"from"),
+                limit: 300,
+            })),
+        ),
     ]
 }
 
@@ -288,6 +309,23 @@ pub(crate) fn response_samples() -> Vec<(&'static str, ClientResponse)> {
         (
             "events",
             Response::Events(vec![EventView { time_ms: 1_764_950_400_000, alarm: true, text: "text".to_owned() }]),
+        ),
+        (
+            "buckets",
+            Response::Buckets(BucketPage {
+                records: vec![RecordOutline {
+                    key: RecordKey::new(sample_id(), b"key"),
+                    siblings: vec![SiblingOutline {
+                        field: FieldPath::from("/a"),
+                        dot: sample_dot(42),
+                        hlc: Hlc::new(1_764_950_400_000, 3),
+                        value: [0xef; 16],
+                    }],
+                }],
+                examined: 300,
+                next: Some(Bytes::from_static(b"next")),
+                token: token(),
+            }),
         ),
     ];
     let answers = answers.into_iter().map(|(name, answer)| (name, Ok(answer)));
