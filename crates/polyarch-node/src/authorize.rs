@@ -35,7 +35,9 @@ impl Verb {
             | Request::Scan(_)
             | Request::ListKeyspaces
             | Request::Status
-            | Request::Events { .. } => Self::Read,
+            | Request::Events { .. }
+            | Request::Digest
+            | Request::ScanBuckets(_) => Self::Read,
             Request::Write(_) => Self::Write,
             Request::CreateKeyspace { .. }
             | Request::CutLink { .. }

@@ -15,12 +15,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use polyarch_protocol::client::{Refusal, Response};
 use polyarch_protocol::peer::PeerMessage;
-use polyarch_protocol::{ChainHeads, Durability, Input, LinkId, LogSource, Now, Output, Replica, RequestTag, Storage};
+use polyarch_protocol::{
+    BucketsWanted, ChainHeads, Durability, Input, LinkId, LogSource, Now, Output, Replica, RequestTag, Storage,
+};
 use polyarch_store::{CheckpointDone, CheckpointError, DiskStore};
 use polyarch_transport::CloseCode;
 use tokio::sync::{OwnedSemaphorePermit, mpsc as tokio_mpsc, watch};
 use tracing::{error, info, warn};
 
+use crate::buckets::keys_of;
 use crate::events::EventLedger;
 use crate::links::{Control, LinkHandle, Targets};
 use crate::view::{Published, View};
@@ -297,10 +300,24 @@ impl Driver {
                         handle.closing.notify_one();
                     }
                 }
+                Output::ScanBuckets(wanted) => self.scan_buckets(wanted),
                 Output::Event(event) => self.events.tell(&event),
             }
         }
         self.begin_checkpoint();
+    }
+
+    /// Reads what a comparison of digests asks for, on a thread of its own: it reads all records.
+    fn scan_buckets(&mut self, wanted: BucketsWanted) {
+        let (view, inbox) = (self.view.clone(), self.own_inbox.clone());
+        let run = move || {
+            // The driver may have stopped.
+            let _ = inbox.send(Input::BucketsScanned(keys_of(&view, wanted)).into());
+        };
+        if let Err(cause) = std::thread::Builder::new().name("digest-scan".to_owned()).spawn(run) {
+            warn!(%cause, "there is no thread to compare records with a member's");
+            self.handle(Input::BucketsScanned(None));
+        }
     }
 
     fn answer(&mut self, tag: RequestTag, mut result: Result<Response, Refusal>) {

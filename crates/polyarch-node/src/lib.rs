@@ -16,6 +16,7 @@
 //! ```
 
 mod authorize;
+mod buckets;
 mod config;
 mod driver;
 mod events;

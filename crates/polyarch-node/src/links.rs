@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use polyarch_protocol::catalog::Member;
+use polyarch_protocol::codec::CodecError;
 use polyarch_protocol::limits::wire;
-use polyarch_protocol::peer::{FeedGroup, PeerMessage};
+use polyarch_protocol::peer::{FeedGroup, PeerMessage, PeerVersion};
 use polyarch_protocol::{Feed, FeedStep, Input, LinkId};
 use polyarch_transport::{
     Alpn, CloseCode, Connection, Endpoint, Expect, FrameReader, FrameWriter, StreamError, first_success,
@@ -227,6 +228,11 @@ impl Links {
     /// Runs a link until it is lost; says how long it lived.
     pub(crate) async fn run(self: Arc<Self>, connection: Connection, server_id: u32, dialed: bool) -> Duration {
         let since = Instant::now();
+        let Some(version) = PeerVersion::of(connection.version()) else {
+            // The transport agrees to none but those that are known here.
+            connection.close(CloseCode::NONE, "a version that is not spoken here");
+            return since.elapsed();
+        };
         let control = match dialed {
             true => connection.open_bi().await,
             false => match timeout(CONTROL_OPEN_MAX, connection.accept_bi()).await {
@@ -251,7 +257,7 @@ impl Links {
             connection: connection.clone(),
         };
         let address = connection.remote_address().to_string();
-        let link_up = Input::LinkUp { link, server_id, dialed, address };
+        let link_up = Input::LinkUp { link, server_id, dialed, version, address };
         let up = [ToDriver::OpenLink(link, handle), link_up.into()];
         if up.into_iter().any(|message| self.driver.send(message).is_err()) {
             return since.elapsed();
@@ -404,14 +410,18 @@ async fn read_control(link: LinkId, mut reader: FrameReader, driver: ToDriverSen
         };
         let message = match PeerMessage::decode(&frame) {
             Ok(message) => message,
-            Err(error) => {
-                info!(%error, "closing a link");
-                return;
-            }
+            Err(error) => return unreadable(link, error, &driver).await,
         };
         if driver.send(ToDriver::Said(link, message, permit)).is_err() {
             return;
         }
+    }
+}
+
+/// Leaves it to the replica to close a link that brought what is not known here, and to say why.
+async fn unreadable(link: LinkId, error: CodecError, driver: &ToDriverSender) {
+    if driver.send(Input::Unreadable(link, error).into()).is_ok() {
+        sleep(2 * LAST_MESSAGES_MAX).await;
     }
 }
 
@@ -444,10 +454,7 @@ async fn read_feeds(link: LinkId, connection: Connection, groups: Arc<Semaphore>
         };
         let group = match FeedGroup::decode(&frame) {
             Ok(group) => group,
-            Err(error) => {
-                info!(%error, "closing a link");
-                return;
-            }
+            Err(error) => return unreadable(link, error, &driver).await,
         };
         let input = Input::FeedGroup { link, subscription: group.subscription, write_sets: group.write_sets };
         if driver.send(input.into()).is_err() {
@@ -498,5 +505,17 @@ impl Backoff {
     async fn wait(&self) {
         let jitter = random_u64() % 1_000;
         sleep(self.next.mul_f64(0.5 + jitter as f64 / 2_000.0)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_version_that_the_transport_agrees_to_is_known_to_the_replica() {
+        let versions: Vec<_> = Alpn::Peer.versions().map(PeerVersion::of).collect();
+        assert_eq!(versions, [Some(PeerVersion::V2), Some(PeerVersion::V1)]);
+        assert_eq!(versions[0], Some(PeerVersion::NEWEST));
     }
 }

@@ -28,6 +28,14 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// Alarm: a member sends what this version does not know. Its links are closed, and it is left
+    /// alone for 10 s each time. Told once for each process of a member.
+    Unreadable {
+        /// The member.
+        server_id: u32,
+        /// What it is.
+        reason: String,
+    },
     /// This server opened an epoch.
     EpochOpened {
         /// The new origin.
@@ -205,6 +213,9 @@ impl fmt::Display for Event {
             Self::Linked { server_id } => write!(f, "link to member {server_id} is up"),
             Self::Unlinked { server_id } => write!(f, "link to member {server_id} is down"),
             Self::Refused { server_id, reason } => write!(f, "refused member {server_id}: {reason}"),
+            Self::Unreadable { server_id, reason } => {
+                write!(f, "member {server_id} sends what this version does not know ({reason}); upgrade this node")
+            }
             Self::EpochOpened { origin, predecessor: None } => {
                 write!(f, "opened epoch {origin}, the first of this server")
             }

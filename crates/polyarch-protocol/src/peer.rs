@@ -23,7 +23,32 @@ impl std::fmt::Display for ClusterId {
     }
 }
 
-/// A message on a link's control stream. Variants are appended only.
+/// The version of what is spoken on a link: the newest that both ends know, agreed when it is
+/// connected (ALPN `polyarch-peer/1`, `polyarch-peer/2`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PeerVersion {
+    /// What 0.1.0 speaks. Its messages are frozen, and any other ends such a link.
+    V1,
+    /// Version 1, and the messages that [`PeerMessage::since`] says.
+    V2,
+}
+
+impl PeerVersion {
+    /// The newest.
+    pub const NEWEST: Self = Self::V2;
+
+    /// The version of a number, as the ALPN has it; `None` for one that is not known here.
+    pub fn of(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::V1),
+            2 => Some(Self::V2),
+            _ => None,
+        }
+    }
+}
+
+/// A message on a link's control stream. Variants are appended only, and each says in
+/// [`PeerMessage::since`] on which links it may be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PeerMessage {
     /// The first message, both ways.
@@ -112,6 +137,21 @@ pub enum RefuseReason {
 }
 
 impl PeerMessage {
+    /// The first version that knows this message: it goes on links of that version and of later
+    /// ones, and never on others.
+    pub fn since(&self) -> PeerVersion {
+        match self {
+            Self::Hello(_)
+            | Self::Heartbeat(_)
+            | Self::Subscribe(_)
+            | Self::Refuse(_)
+            | Self::LinkStates(_)
+            | Self::Twin(_)
+            | Self::Removed(_) => PeerVersion::V1,
+            Self::Digest(_) | Self::BucketKeys(_) => PeerVersion::V2,
+        }
+    }
+
     /// The bytes of its frame.
     pub fn encode(&self) -> Vec<u8> {
         codec::encode(Kind::Peer, self)

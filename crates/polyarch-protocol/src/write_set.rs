@@ -15,7 +15,8 @@ const VERSION: u8 = 1;
 ///
 /// The bytes that its origin encoded are the write set: they go to the log, to peers and into the
 /// hash chain as they are, and are never encoded anew. Layout: kind (1), version (1), then this
-/// struct in postcard, the dot first.
+/// struct in postcard, the dot first. The dot comes first in later versions too: a node that does
+/// not know one stops that origin's feed, and no other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WriteSet {
     /// Its identity.
@@ -138,13 +139,13 @@ impl WriteSet {
         Ok(write_set)
     }
 
-    /// Reads only the dot, without checking the rest.
+    /// Reads only the dot, without checking the rest; of later versions too.
     ///
     /// # Errors
     /// When the bytes do not begin as a write set does.
     pub fn peek_dot(bytes: &[u8]) -> Result<Dot, WriteSetError> {
-        let (dot, _) =
-            postcard::take_from_bytes::<Dot>(body(bytes)?).map_err(|_| WriteSetError::Malformed("no dot"))?;
+        let (_, body) = versioned(bytes)?;
+        let (dot, _) = postcard::take_from_bytes::<Dot>(body).map_err(|_| WriteSetError::Malformed("no dot"))?;
         Ok(dot)
     }
 
@@ -182,12 +183,19 @@ impl WriteSet {
 }
 
 fn body(bytes: &[u8]) -> Result<&[u8], WriteSetError> {
+    match versioned(bytes)? {
+        (VERSION, body) => Ok(body),
+        (version, _) => Err(WriteSetError::Version(version)),
+    }
+}
+
+/// The version of a write set, and what follows it.
+fn versioned(bytes: &[u8]) -> Result<(u8, &[u8]), WriteSetError> {
     match bytes {
         _ if bytes.len() > wire::WRITE_SET_BYTES_MAX => {
             Err(WriteSetError::TooLong { len: bytes.len(), max: wire::WRITE_SET_BYTES_MAX })
         }
-        [KIND, VERSION, body @ ..] => Ok(body),
-        [KIND, version, ..] => Err(WriteSetError::Version(*version)),
+        [KIND, version, body @ ..] => Ok((*version, body)),
         [kind, ..] => Err(WriteSetError::Kind(*kind)),
         [] => Err(WriteSetError::Malformed("empty")),
     }

@@ -3,8 +3,9 @@
 mod support;
 
 use polyarch_crdt::FieldPath;
+use polyarch_protocol::peer::{PeerMessage, PeerVersion};
 use polyarch_protocol::{Digest, Event, HeldBy, Records, Storage};
-use support::{Cluster, Node};
+use support::{Cluster, Node, heartbeat};
 
 /// What differs, as a node told its operator.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -96,7 +97,7 @@ fn both_name_the_buckets_and_keys_once_and_say_when_they_are_equal_again() {
         assert_eq!(told(&cluster.nodes[at]), expected, "at {at}");
     }
     let digests_sent = |node: &Node| {
-        node.sent.iter().filter(|(_, m)| matches!(m, polyarch_protocol::peer::PeerMessage::Digest(_))).count()
+        node.sent.iter().filter(|(_, m)| matches!(m, PeerMessage::Digest(_))).count()
     };
     assert!(digests_sent(&cluster.nodes[0]) <= 12, "each minute in the long run: {}", digests_sent(&cluster.nodes[0]));
 
@@ -175,4 +176,17 @@ fn of_many_keys_a_few_are_named_and_all_are_counted() {
     cluster.run_ms(3_000);
     let [(named, count)] = &told(&cluster.nodes[1]).keys[..] else { panic!("keys are told once") };
     assert_eq!((named.len(), *count), (8, 10));
+}
+
+#[test]
+fn a_member_of_version_1_is_told_nothing_that_it_cannot_read() {
+    let mut node = Node::founded(1);
+    node.link_up_of(1, 2, true, PeerVersion::V1);
+    node.hello(1, 2, 2);
+    let applied: Vec<_> = node.applied().iter().collect();
+    let mut beat = heartbeat(&applied, node.now.wall_ms);
+    beat.digest = Some(node.replica.frontier().digest.total() ^ 1);
+    node.hear(1, PeerMessage::Heartbeat(beat));
+    assert_eq!(told(&node).mismatches, 1);
+    assert!(node.sent.iter().all(|(_, message)| message.since() == PeerVersion::V1), "{:?}", node.sent);
 }

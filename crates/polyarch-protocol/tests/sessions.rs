@@ -6,6 +6,7 @@ use bytes::Bytes;
 use polyarch_crdt::{Dot, Hlc, Origin};
 use polyarch_protocol::catalog::Member;
 use polyarch_protocol::client::{Refusal, Response};
+use polyarch_protocol::codec::CodecError;
 use polyarch_protocol::peer::{ClusterId, Hello, PeerMessage, Refuse, RefuseReason};
 use polyarch_protocol::{Event, Input, LinkId, Storage, WriteSet};
 use support::{CLUSTER, Cluster, Node, config, foreign, heartbeat};
@@ -641,6 +642,82 @@ fn a_write_set_that_cannot_be_read_stops_one_origin_and_the_others_go_on() {
     node.feed(1, &[foreign(dot(TWO, 1), &[], "x")]);
     assert!(node.applied().includes(dot(TWO, 1)));
     assert!(node.closed.is_empty());
+}
+
+/// A write set as a later version may write it: of another layout, or with an effect unknown here.
+fn of_the_future(dot: Dot) -> [Bytes; 2] {
+    let mut layout = foreign(dot, &[], "x").encode().to_vec();
+    layout[1] = 9;
+    // The effect of the one change comes last: its variant, and a value of one byte with its length.
+    let mut effect = foreign(dot, &[], "x").encode().to_vec();
+    let at = effect.len() - 3;
+    assert_eq!(effect[at..], [1, 1, b'x']);
+    effect[at] = 7;
+    [layout.into(), effect.into()]
+}
+
+#[test]
+fn a_write_set_of_the_future_pauses_its_origin_drops_nothing_and_an_upgrade_goes_on_from_there() {
+    for unknown in of_the_future(dot(ONE, 2)) {
+        let mut node = Node::founded(1);
+        node.meet(1, 11);
+        node.hear_applied(1, &[dot(ONE, 9), dot(TWO, 9)]);
+        node.feed_bytes(1, vec![foreign(dot(ONE, 1), &[], "x").encode(), unknown]);
+        assert_eq!(node.count(|e| matches!(e, Event::Poisoned { origin, .. } if *origin == ONE)), 1);
+        assert!(node.closed.is_empty());
+        assert_eq!(node.fed_on(1), [TWO]);
+        node.feed_bytes(1, vec![foreign(dot(ONE, 3), &[], "x").encode(), foreign(dot(TWO, 1), &[], "x").encode()]);
+        assert_eq!((node.applied().seq(ONE), node.applied().seq(TWO)), (1, 1), "the others go on");
+        assert_eq!(node.heartbeats_sent(1).last().map(|beat| &beat.paused[..]), Some(&[ONE][..]));
+
+        // The same disk under a binary that can read it.
+        node.crash();
+        node.meet(1, 11);
+        node.hear_applied(1, &[dot(ONE, 9), dot(TWO, 9)]);
+        let subscribed = node.subscription(1).expect("it subscribed").origins.clone();
+        assert!(subscribed.iter().any(|(origin, head)| (*origin, head.seq) == (ONE, 1)), "{subscribed:?}");
+        node.feed(1, &[foreign(dot(ONE, 2), &[], "x"), foreign(dot(ONE, 3), &[], "x")]);
+        assert_eq!(node.applied().seq(ONE), 3);
+    }
+}
+
+#[test]
+fn a_message_unknown_here_is_told_once_and_its_sender_left_alone_for_a_while() {
+    let mut cluster = Cluster::of(2);
+    let node = &mut cluster.nodes[0];
+    let told = |node: &Node| node.count(|e| matches!(e, Event::Unreadable { server_id: 2, .. }));
+    for again in 0..3 {
+        let (known, links) = (100 + 2 * again, node.closed.len());
+        node.meet(known, 2);
+        node.handle(Input::Unreadable(LinkId(known), CodecError::Malformed));
+        node.settle();
+        assert_eq!((node.closed.len(), told(node)), (links + 1, 1));
+        node.forget_sent();
+        node.link_up(known + 1, 2, false);
+        assert_eq!((node.closed.len(), node.sent.len()), (links + 2, 0), "not even a hello");
+        node.run_ms(10_100);
+    }
+    // Another process of it may be another version.
+    node.link_up(150, 2, false);
+    node.hello(150, 2, 77);
+    node.handle(Input::Unreadable(LinkId(150), CodecError::Version(3)));
+    node.settle();
+    assert_eq!(told(node), 2);
+}
+
+#[test]
+fn who_sends_what_is_unknown_here_is_not_dialled_for_a_while() {
+    let mut cluster = Cluster::of(2);
+    let link = cluster.link(0, 1);
+    let node = &mut cluster.nodes[0];
+    node.handle(Input::Unreadable(link, CodecError::Kind(b'?')));
+    let dials = |node: &Node| node.replica.members_to_dial().map(|member| member.server_id).collect::<Vec<_>>();
+    node.settle();
+    assert!(dials(node).is_empty());
+    node.run_ms(9_900);
+    assert!(dials(node).is_empty());
+    node.run_ms(500);
+    assert_eq!(dials(node), [2]);
 }
 
 #[test]

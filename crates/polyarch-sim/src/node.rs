@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use polyarch_crdt::{AppliedSet, Record};
 use polyarch_protocol::catalog::Catalog;
+use polyarch_protocol::peer::PeerVersion;
 use polyarch_protocol::{
     ChainHeads, Feed, Input, KeyspaceId, LinkId, LogPosition, Now, RecordKey, Records, Replica, ReplicaConfig,
     RequestTag, Storage, StorageError,
@@ -111,6 +112,8 @@ pub struct LinkEnd {
     pub side: usize,
     /// The node at the other end.
     pub peer: usize,
+    /// What is spoken on it.
+    pub version: PeerVersion,
     /// What is served on it.
     pub serving: Option<Serving>,
     /// How many streams were opened on it.

@@ -4,6 +4,7 @@
 //! draws its own rates for the others, for what never happens together is never found together.
 
 use polyarch_protocol::Durability;
+use polyarch_protocol::peer::PeerVersion;
 
 use crate::rng::Rng;
 
@@ -190,6 +191,8 @@ pub struct Scenario {
     pub slow_permille: u64,
     /// When each node acknowledges.
     pub durability: Vec<Durability>,
+    /// What each node speaks with others at most: while an upgrade is under way, not all the same.
+    pub versions: Vec<PeerVersion>,
     /// How often a node with [`Durability::Interval`] syncs.
     pub sync_interval_us: u64,
     /// When the last node is first started, counted from when clients begin: it joins with an empty
@@ -301,6 +304,7 @@ impl Scenario {
             switch_permille: rng.weighted(&[(0, 1), (100, 3), (500, 3)]),
             token_permille: rng.weighted(&[(0, 1), (300, 2), (1_000, 2)]),
             lost_permille: rng.weighted(&[(0, 3), (20, 3)]),
+            versions: draw_versions(rng, nodes),
         }
     }
 }
@@ -335,6 +339,7 @@ impl Scenario {
             slow_delay_us: (0, 0),
             slow_permille: 0,
             durability: vec![Durability::Sync; nodes],
+            versions: vec![PeerVersion::NEWEST; nodes],
             sync_interval_us: 0,
             joins_late_us: None,
             shape: Shape::Mesh,
@@ -373,6 +378,16 @@ fn draw_durability(rng: &mut Rng, nodes: usize) -> Vec<Durability> {
     let drawn = (0..nodes).map(|_| match rng.chance(permille) {
         true => Durability::Interval,
         false => Durability::Sync,
+    });
+    drawn.collect()
+}
+
+/// In three of four worlds every node is of the newest version; in the others some are, or none.
+fn draw_versions(rng: &mut Rng, nodes: usize) -> Vec<PeerVersion> {
+    let permille = rng.weighted(&[(0, 15), (400, 4), (1_000, 1)]);
+    let drawn = (0..nodes).map(|_| match rng.chance(permille) {
+        true => PeerVersion::V1,
+        false => PeerVersion::NEWEST,
     });
     drawn.collect()
 }

@@ -27,13 +27,19 @@ struct Shared {
     quinn: quinn::Connection,
     identity: Identity,
     alpn: Alpn,
+    version: u8,
     /// Counts against `connections_max` until the connection's last handle is gone.
     _permit: OwnedSemaphorePermit,
 }
 
 impl Connection {
-    pub(crate) fn new(quinn: quinn::Connection, identity: Identity, alpn: Alpn, permit: OwnedSemaphorePermit) -> Self {
-        Self { shared: Arc::new(Shared { quinn, identity, alpn, _permit: permit }) }
+    pub(crate) fn new(
+        quinn: quinn::Connection,
+        identity: Identity,
+        (alpn, version): (Alpn, u8),
+        permit: OwnedSemaphorePermit,
+    ) -> Self {
+        Self { shared: Arc::new(Shared { quinn, identity, alpn, version, _permit: permit }) }
     }
 
     /// Who the peer proved to be. On [`Alpn::Peer`] it is always a node.
@@ -44,6 +50,11 @@ impl Connection {
     /// What the connection is for.
     pub fn alpn(&self) -> Alpn {
         self.shared.alpn
+    }
+
+    /// The version of what is spoken on it: the newest that both sides know, one of [`Alpn::versions`].
+    pub fn version(&self) -> u8 {
+        self.shared.version
     }
 
     /// The address of the peer. It does not change: connections do not migrate.
@@ -129,6 +140,7 @@ impl fmt::Debug for Connection {
         f.debug_struct("Connection")
             .field("identity", &self.shared.identity)
             .field("alpn", &self.shared.alpn)
+            .field("version", &self.shared.version)
             .field("remote_address", &self.remote_address())
             .finish_non_exhaustive()
     }

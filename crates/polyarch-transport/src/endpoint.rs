@@ -255,10 +255,10 @@ impl Endpoint {
         await_admission(&quinn).await.map_err(|error| error.map_or_else(|| ConnectError::NoAdmission, failed))?;
         let (identity, agreed) = introduction(&quinn, &self.shared.gate.credentials)
             .map_err(|refusal| ConnectError::Peer { address, refusal })?;
-        if agreed != alpn {
+        if agreed.0 != alpn {
             return Err(ConnectError::Alpn { address, alpn });
         }
-        Ok(Connection::new(quinn, identity, alpn, permit))
+        Ok(Connection::new(quinn, identity, agreed, permit))
     }
 
     /// Closes all connections, tells the peers why, and waits until they know, at most
@@ -534,9 +534,9 @@ impl Gate {
             quinn.close(code.into(), refusal.to_string().as_bytes());
             refusal
         };
-        let (identity, alpn) = introduction(&quinn, &self.credentials)
+        let (identity, agreed) = introduction(&quinn, &self.credentials)
             .map_err(|refusal| refuse(CloseCode::NOT_ACCEPTABLE, refusal.into()))?;
-        if alpn == Alpn::Peer && !identity.is_node() {
+        if agreed.0 == Alpn::Peer && !identity.is_node() {
             let refusal = PeerRefusal::NotANode { found: identity };
             return Err(refuse(CloseCode::NOT_A_NODE, refusal.into()));
         }
@@ -547,7 +547,7 @@ impl Gate {
         let mut stream = quinn.open_uni().await?;
         stream.write_all(ADMITTED).await.map_err(|_| Refusal::Gone)?;
         stream.finish().map_err(|_| Refusal::Gone)?;
-        Ok(Connection::new(quinn, identity, alpn, permit))
+        Ok(Connection::new(quinn, identity, agreed, permit))
     }
 }
 
@@ -657,17 +657,17 @@ async fn run_acceptor(quinn: quinn::Endpoint, gate: Arc<Gate>, accepted: mpsc::S
     }
 }
 
-/// Who the peer is and what it wants, once the handshake has verified its certificate.
-fn introduction(quinn: &quinn::Connection, credentials: &Credentials) -> Result<(Identity, Alpn), PeerRefusal> {
+/// Who the peer is, and which service and version were agreed, once the handshake has verified its certificate.
+fn introduction(quinn: &quinn::Connection, credentials: &Credentials) -> Result<(Identity, (Alpn, u8)), PeerRefusal> {
     let certificates = quinn.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
     let certificate = certificates.as_ref().and_then(|certificates| certificates.first());
     let certificate = certificate.ok_or_else(|| PeerRefusal::Unverified("there is none".to_owned()))?;
     let identity = tls::check_member(certificate, credentials.identity().cluster())?;
 
     let data = quinn.handshake_data().and_then(|any| any.downcast::<HandshakeData>().ok());
-    let alpn = data.and_then(|data| data.protocol).and_then(|protocol| Alpn::parse(&protocol));
-    let alpn = alpn.ok_or_else(|| PeerRefusal::Unverified("no service was agreed".to_owned()))?;
-    Ok((identity, alpn))
+    let agreed = data.and_then(|data| data.protocol).and_then(|protocol| Alpn::parse(&protocol));
+    let agreed = agreed.ok_or_else(|| PeerRefusal::Unverified("no service was agreed".to_owned()))?;
+    Ok((identity, agreed))
 }
 
 /// Waits until the accepting side says that we are welcome. `Err(None)`: it says something else.

@@ -28,34 +28,42 @@ use crate::certificate::{self, CertificateNameError};
 use crate::credentials::Credentials;
 use crate::identity::{ClusterName, Identity};
 
-/// Which service a connection is for. It is agreed in the handshake (ALPN), with the version of what is spoken on it.
+/// Which service a connection is for. It is agreed in the handshake (ALPN), together with the version of what is spoken on
+/// it: the newest that both sides know ([`Connection::version`](crate::Connection::version)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Alpn {
-    /// `polyarch-peer/1`: a link between two nodes. A client certificate never opens one.
+    /// `polyarch-peer/2` or `polyarch-peer/1`: a link between two nodes. A client certificate never opens one.
     Peer,
     /// `polyarch-client/1`: requests of a client, or of a node that acts as one.
     Client,
 }
 
-impl Alpn {
-    const ALL: [Self; 2] = [Self::Peer, Self::Client];
+/// What is spoken here: service, version, and both as they travel. Of each service the newest version comes first, for
+/// the accepting side agrees to the first of its own names that the dialler offers.
+const SPOKEN: [(Alpn, u8, &str); 3] =
+    [(Alpn::Peer, 2, "polyarch-peer/2"), (Alpn::Peer, 1, "polyarch-peer/1"), (Alpn::Client, 1, "polyarch-client/1")];
 
-    /// The name as it travels.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Peer => "polyarch-peer/1",
-            Self::Client => "polyarch-client/1",
-        }
+impl Alpn {
+    /// The versions that are spoken of it here, newest first.
+    pub fn versions(self) -> impl Iterator<Item = u8> {
+        SPOKEN.into_iter().filter(move |(alpn, ..)| *alpn == self).map(|(_, version, _)| version)
     }
 
-    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
-        Self::ALL.into_iter().find(|alpn| alpn.as_str().as_bytes() == bytes)
+    /// Its names as they travel, one for each of [`versions`](Self::versions), in the same order.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        SPOKEN.into_iter().filter(move |(alpn, ..)| *alpn == self).map(|(.., name)| name)
+    }
+
+    /// The service and version of a name that was agreed.
+    pub(crate) fn parse(name: &[u8]) -> Option<(Self, u8)> {
+        let spoken = SPOKEN.into_iter().find(|(.., spoken)| spoken.as_bytes() == name);
+        spoken.map(|(alpn, version, _)| (alpn, version))
     }
 }
 
 impl fmt::Display for Alpn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        f.write_str(&self.names().collect::<Vec<_>>().join(" or "))
     }
 }
 
@@ -136,7 +144,7 @@ pub(crate) fn server_config(credentials: &Credentials) -> Result<QuicServerConfi
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(Arc::new(verifier))
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(credentials.certified_key())));
-    config.alpn_protocols = Alpn::ALL.map(|alpn| alpn.as_str().as_bytes().to_vec()).to_vec();
+    config.alpn_protocols = SPOKEN.map(|(.., name)| name.as_bytes().to_vec()).to_vec();
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
@@ -163,7 +171,7 @@ pub(crate) fn client_config(
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(credentials.certified_key())));
-    config.alpn_protocols = vec![alpn.as_str().as_bytes().to_vec()];
+    config.alpn_protocols = alpn.names().map(|name| name.as_bytes().to_vec()).collect();
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
     config.enable_sni = false;

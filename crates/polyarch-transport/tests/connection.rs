@@ -8,7 +8,9 @@ use polyarch_transport::{
     Alpn, BindError, CloseCode, CloseReason, ConnectError, Connection, Endpoint, Expect, FrameError, StreamError,
     TransportConfig,
 };
-use support::{Cluster, FRAME_BYTES_MAX, Wire, loopback, pair, raw_client, raw_client_config, soon, until, uri};
+use support::{
+    Cluster, FRAME_BYTES_MAX, PEER_1, Wire, loopback, pair, raw_client, raw_client_config, soon, until, uri,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_small_frames_of_one_flush_arrive_in_order_and_in_batches() {
@@ -120,7 +122,7 @@ async fn a_frame_beyond_the_limit_is_refused_and_the_rest_of_the_connection_work
 /// A peer that writes bytes of its choice on a stream, and our end of the connection.
 async fn raw_peer(cluster: &Cluster, server: &Endpoint) -> (quinn::Connection, Connection) {
     let valid = cluster.forge_names(&[uri("polyarch://c/node/2")]);
-    let client = raw_client(raw_client_config(Some(&valid), Alpn::Peer.as_str()));
+    let client = raw_client(raw_client_config(Some(&valid), PEER_1));
     let connection = soon(client.connect(server.local_address().unwrap(), "x").unwrap()).await.unwrap();
     (connection, soon(server.accept()).await.unwrap())
 }
@@ -278,7 +280,7 @@ async fn callers_that_never_finish_their_handshake_hold_nobody_up() {
     let (mut wires, mut stuck) = (Vec::new(), Vec::new());
     let mut hang = async |pending: usize| {
         let wire = Wire::to(address, false).await;
-        let client = raw_client(raw_client_config(None, Alpn::Peer.as_str()));
+        let client = raw_client(raw_client_config(None, PEER_1));
         stuck.push((client.connect(wire.address, "x").unwrap(), client));
         wires.push(wire);
         until(|| server.stats().handshakes_pending == pending).await;

@@ -10,8 +10,8 @@ use polyarch_transport::{
 };
 use rcgen::{ExtendedKeyUsagePurpose, SanType};
 use support::{
-    Cluster, RawIdentity, alert, dns, loopback, pair, raw_client, raw_client_config, raw_connect_error, raw_server,
-    soon, uri,
+    CLIENT_1, Cluster, PEER_1, RawIdentity, alert, dns, loopback, pair, raw_client, raw_client_config,
+    raw_connect_error, raw_server, soon, uri,
 };
 
 const ACCESS_DENIED: u64 = 49;
@@ -41,8 +41,8 @@ async fn nodes_and_clients_are_known_by_their_certificates_on_both_services() {
 async fn a_caller_without_certificate_is_refused_and_the_next_one_is_served() {
     let cluster = Cluster::new("c");
     let server = cluster.serve(1);
-    for alpn in [Alpn::Peer, Alpn::Client] {
-        let error = raw_connect_error(&server, None, alpn.as_str()).await;
+    for name in [PEER_1, CLIENT_1] {
+        let error = raw_connect_error(&server, None, name).await;
         assert_eq!(alert(&error), 116, "{error}");
     }
     pair(&cluster.serve(2), &server, Alpn::Peer).await;
@@ -57,7 +57,7 @@ async fn another_authority_of_the_same_cluster_name_is_refused_by_both_sides() {
     let refused = soon(stranger.connect(server.local_address().unwrap(), Expect::Node(1), Alpn::Peer)).await;
     assert!(matches!(refused, Err(ConnectError::Peer { refusal: PeerRefusal::OtherAuthority, .. })), "{refused:?}");
     let forged = theirs.forge_names(&[uri("polyarch://c/node/2")]);
-    let error = raw_connect_error(&server, Some(&forged), Alpn::Peer.as_str()).await;
+    let error = raw_connect_error(&server, Some(&forged), PEER_1).await;
     assert!([48, 51].contains(&alert(&error)), "{error}");
     assert_eq!(server.stats().accepted, 0);
 }
@@ -91,7 +91,7 @@ async fn a_server_refuses_callers_whose_certificate_has_the_wrong_names() {
     let cluster = Cluster::new("c");
     let server = cluster.serve(1);
     for (names, _) in wrong_names() {
-        let error = raw_connect_error(&server, Some(&cluster.forge_names(&names)), Alpn::Client.as_str()).await;
+        let error = raw_connect_error(&server, Some(&cluster.forge_names(&names)), CLIENT_1).await;
         assert_eq!(alert(&error), ACCESS_DENIED, "{names:?}: {error}");
     }
     assert_eq!(server.stats().accepted, 0);
@@ -102,7 +102,7 @@ async fn a_dialler_refuses_servers_whose_certificate_has_the_wrong_names() {
     let cluster = Cluster::new("c");
     let dialler = cluster.serve(1);
     for (names, expected) in wrong_names() {
-        let refused = dial_raw_server(&dialler, &cluster.forge_names(&names), Alpn::Peer.as_str()).await;
+        let refused = dial_raw_server(&dialler, &cluster.forge_names(&names), PEER_1).await;
         match refused {
             ConnectError::Peer { refusal, .. } => assert_eq!(refusal, expected, "{names:?}"),
             other => panic!("{names:?}: {other}"),
@@ -134,7 +134,7 @@ async fn a_client_certificate_is_never_a_peer() {
     assert!(matches!(refused, Err(ConnectError::NotANode { .. })), "{refused:?}");
     // nor if it does not care,
     let client = cluster.forge(&[uri("polyarch://c/client/ada")], &[ExtendedKeyUsagePurpose::ClientAuth], 0);
-    let error = raw_connect_error(&server, Some(&client), Alpn::Peer.as_str()).await;
+    let error = raw_connect_error(&server, Some(&client), PEER_1).await;
     match &error {
         quinn::ConnectionError::ApplicationClosed(close) => {
             assert_eq!(u64::from(close.error_code), CloseCode::NOT_A_NODE.as_u64());
@@ -142,7 +142,7 @@ async fn a_client_certificate_is_never_a_peer() {
         _ => panic!("{error}"),
     }
     // nor as a server.
-    let refused = dial_raw_server(&cluster.serve(2), &client, Alpn::Peer.as_str()).await;
+    let refused = dial_raw_server(&cluster.serve(2), &client, PEER_1).await;
     assert!(matches!(&refused, ConnectError::Peer { refusal: PeerRefusal::WrongPurpose, .. }), "{refused}");
     let refused = Endpoint::bind(cluster.client("ada"), loopback(), TransportConfig::default());
     assert!(matches!(refused, Err(BindError::NotANode { .. })), "{refused:?}");
@@ -153,7 +153,7 @@ async fn a_client_certificate_is_never_a_peer() {
 async fn a_client_that_serves_with_a_nodes_rights_is_still_no_node() {
     let cluster = Cluster::new("c");
     let odd = cluster.forge(&[uri("polyarch://c/client/ada")], &BOTH, 0);
-    let refused = dial_raw_server(&cluster.serve(1), &odd, Alpn::Peer.as_str()).await;
+    let refused = dial_raw_server(&cluster.serve(1), &odd, PEER_1).await;
     assert!(matches!(&refused, ConnectError::Peer { refusal: PeerRefusal::NotANode { .. }, .. }), "{refused}");
 }
 
@@ -174,9 +174,9 @@ async fn certificates_out_of_their_time_are_refused_by_both_sides() {
     let server = cluster.serve(1);
     for (age_days, expected) in [(3, PeerRefusal::Expired), (-3, PeerRefusal::NotYetValid)] {
         let forged = cluster.forge(&[uri("polyarch://c/node/2")], &BOTH, age_days);
-        let error = raw_connect_error(&server, Some(&forged), Alpn::Peer.as_str()).await;
+        let error = raw_connect_error(&server, Some(&forged), PEER_1).await;
         assert_eq!(alert(&error), 45, "{error}");
-        match dial_raw_server(&server, &forged, Alpn::Peer.as_str()).await {
+        match dial_raw_server(&server, &forged, PEER_1).await {
             ConnectError::Peer { refusal, .. } => assert_eq!(refusal, expected),
             other => panic!("{other}"),
         }
@@ -188,10 +188,43 @@ async fn a_service_of_another_version_is_refused_by_both_sides() {
     let cluster = Cluster::new("c");
     let server = cluster.serve(1);
     let valid = cluster.forge_names(&[uri("polyarch://c/node/2")]);
-    let error = raw_connect_error(&server, Some(&valid), "polyarch-peer/2").await;
+    let error = raw_connect_error(&server, Some(&valid), "polyarch-peer/3").await;
     assert_eq!(alert(&error), 120, "{error}");
-    let refused = dial_raw_server(&server, &valid, "polyarch-peer/2").await;
+    let refused = dial_raw_server(&server, &valid, "polyarch-peer/3").await;
     assert!(matches!(&refused, ConnectError::Alpn { alpn: Alpn::Peer, .. }), "{refused}");
+    assert!(refused.to_string().ends_with("does not speak polyarch-peer/2 or polyarch-peer/1"), "{refused}");
+}
+
+#[tokio::test]
+async fn the_newest_version_that_both_sides_know_is_agreed() {
+    let cluster = Cluster::new("c");
+    let (one, two) = (cluster.serve(1), cluster.serve(2));
+    for (alpn, newest) in [(Alpn::Peer, 2), (Alpn::Client, 1)] {
+        let (dialled, accepted) = pair(&one, &two, alpn).await;
+        assert_eq!((dialled.version(), accepted.version()), (newest, newest));
+        assert_eq!(alpn.versions().next(), Some(newest));
+    }
+    let older = cluster.forge_names(&[uri("polyarch://c/node/3")]);
+
+    let dialler = raw_client(raw_client_config(Some(&older), PEER_1));
+    let dialled = dialler.connect(one.local_address().unwrap(), "whoever").unwrap();
+    let accepted = soon(one.accept()).await.unwrap();
+    assert_eq!((accepted.alpn(), accepted.version()), (Alpn::Peer, 1));
+    drop(soon(dialled).await.unwrap());
+
+    let (server, _) = raw_server(&older, PEER_1);
+    let address = server.local_addr().unwrap();
+    let serving = tokio::spawn(async move {
+        let connection = server.accept().await.unwrap().await.unwrap();
+        let mut admits = connection.open_uni().await.unwrap();
+        admits.write_all(b"\x01").await.unwrap();
+        admits.finish().unwrap();
+        connection.closed().await
+    });
+    let dialled = soon(one.connect(address, Expect::Node(3), Alpn::Peer)).await.unwrap();
+    assert_eq!(dialled.version(), 1);
+    drop(dialled);
+    soon(serving).await.unwrap();
 }
 
 #[tokio::test]
@@ -199,7 +232,7 @@ async fn a_peer_that_shakes_hands_and_does_not_admit_is_no_peer() {
     let cluster = Cluster::new("c");
     let valid = cluster.forge_names(&[uri("polyarch://c/node/2")]);
     for says in [&b"\x02"[..], b"", b"\x01\x01"] {
-        let (server, _) = raw_server(&valid, Alpn::Peer.as_str());
+        let (server, _) = raw_server(&valid, PEER_1);
         let address = server.local_addr().unwrap();
         let serving = tokio::spawn(async move {
             let connection = server.accept().await.unwrap().await.unwrap();
@@ -220,7 +253,7 @@ async fn no_ticket_is_given_and_the_second_handshake_is_a_full_one() {
     let server = cluster.serve(1);
     let tickets = Arc::new(Tickets::default());
     let valid = cluster.forge_names(&[uri("polyarch://c/node/2")]);
-    let mut config = raw_client_config(Some(&valid), Alpn::Peer.as_str());
+    let mut config = raw_client_config(Some(&valid), PEER_1);
     config.resumption = rustls::client::Resumption::store(Arc::clone(&tickets) as _);
     config.enable_early_data = true;
     let client = raw_client(config);
@@ -240,7 +273,7 @@ async fn no_ticket_is_given_and_the_second_handshake_is_a_full_one() {
 #[tokio::test]
 async fn a_dialler_never_resumes_even_where_tickets_are_given() {
     let cluster = Cluster::new("c");
-    let (server, anyone) = raw_server(&cluster.forge_names(&[uri("polyarch://c/node/2")]), Alpn::Peer.as_str());
+    let (server, anyone) = raw_server(&cluster.forge_names(&[uri("polyarch://c/node/2")]), PEER_1);
     let address = server.local_addr().unwrap();
     let serving = tokio::spawn(async move {
         while let Some(incoming) = server.accept().await {
@@ -259,7 +292,7 @@ async fn a_dialler_never_resumes_even_where_tickets_are_given() {
     }
     // The server can be resumed: whoever wants to does so, and is not asked for a certificate again.
     let valid = cluster.forge_names(&[uri("polyarch://c/node/3")]);
-    let client = raw_client(raw_client_config(Some(&valid), Alpn::Peer.as_str()));
+    let client = raw_client(raw_client_config(Some(&valid), PEER_1));
     for _ in 0..3 {
         let connection = soon(client.connect(address, "whoever").unwrap()).await.unwrap();
         soon(soon(connection.accept_uni()).await.unwrap().read_to_end(8)).await.unwrap();

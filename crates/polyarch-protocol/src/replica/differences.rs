@@ -7,6 +7,9 @@
 //! heartbeats: equal sets, equal totals   told too
 //! ```
 //!
+//! A member that speaks only version 1 is told nothing beyond its heartbeat: of that one the total
+//! is all that is known.
+//!
 //! Each step is of one applied-set. When one of the two goes on meanwhile, what was begun is void,
 //! and it is begun again at a later moment at which the sets are equal. The pauses between two such
 //! attempts double, so a busy cluster does not read its records all the time.
@@ -113,9 +116,9 @@ impl<S: Storage> Replica<S> {
         }
     }
 
-    /// How many buckets were equal to a member's when they were compared last; `None` when they
-    /// were not, or nothing differs.
-    pub(super) fn equal_buckets(&self, server_id: u32) -> Option<usize> {
+    /// Of a member that differed at the last equal applied-set: how many of the [`DIGEST_BUCKETS`]
+    /// were equal when they were compared last; `None` when they were not, or nothing differs.
+    pub fn equal_buckets(&self, server_id: u32) -> Option<usize> {
         let differing = self.differences.members.get(&server_id)?.buckets?;
         Some(DIGEST_BUCKETS - differing)
     }
@@ -267,10 +270,5 @@ impl<S: Storage> Replica<S> {
             None => id.to_string(),
         };
         DifferingKey { keyspace, key: key.key_bytes(), held_by }
-    }
-
-    // TEMPORARY until the link's version is known.
-    fn send(&mut self, link: LinkId, message: PeerMessage) {
-        self.output(Output::Send(link, message));
     }
 }

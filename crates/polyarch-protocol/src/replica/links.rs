@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use polyarch_crdt::AppliedSet;
 
-use super::{LinkId, Now, Output, Replica};
+use super::{LinkId, Now, Replica};
 use crate::catalog::MemberStatus;
 use crate::event::Event;
 use crate::peer::{PeerMessage, Twin};
@@ -70,7 +70,7 @@ impl<S: Storage> Replica<S> {
     pub(super) fn send_link_states(&mut self, link: LinkId) {
         let entries: Vec<LinkState> = self.link_states.entries().cloned().collect();
         for entries in entries.chunks(LINK_STATES_AT_ONCE) {
-            self.output(Output::Send(link, PeerMessage::LinkStates(entries.to_vec())));
+            self.send(link, PeerMessage::LinkStates(entries.to_vec()));
         }
     }
 
@@ -108,7 +108,7 @@ impl<S: Storage> Replica<S> {
         }
         let links: Vec<LinkId> = self.established().map(|(link, _)| link).filter(|link| Some(*link) != from).collect();
         for link in links {
-            self.output(Output::Send(link, PeerMessage::LinkStates(entries.to_vec())));
+            self.send(link, PeerMessage::LinkStates(entries.to_vec()));
         }
     }
 
@@ -132,6 +132,8 @@ impl<S: Storage> Replica<S> {
         let wishes = self.link_plan.update(&sight, &self.config.timings.links);
         self.dial = wishes.dial;
         self.dial.extend(self.heirs_to_dial());
+        let unreadable: Vec<u32> = self.dial.iter().copied().filter(|id| self.is_unreadable(*id, now)).collect();
+        unreadable.iter().for_each(|id| _ = self.dial.remove(id));
         let links: Vec<LinkId> =
             self.sessions.iter().filter(|(_, s)| wishes.drop.contains(&s.server_id)).map(|(link, _)| *link).collect();
         for link in links {
@@ -159,6 +161,8 @@ impl<S: Storage> Replica<S> {
         let applied = self.frontier.heads.applied();
         let is_removed = self.own_record_is(MemberStatus::Removed);
         self.told_removed.take_if(|told| told.until_ms <= now.mono_ms || (!is_removed && told.is_known(applied)));
+        let members = self.catalog.present();
+        self.unreadable.retain(|server_id, held| held.until_ms > now.mono_ms || members.contains(server_id));
         self.twins.told.retain(|_, until_ms| *until_ms > now.mono_ms);
         let linked: BTreeSet<u32> = self.established().map(|(_, session)| session.server_id).collect();
         self.twins.displaced.retain(|server_id, _| linked.contains(server_id));
@@ -197,7 +201,7 @@ impl<S: Storage> Replica<S> {
         let reason = format!("two living processes have server id {server_id}, at {}", addresses.join(" and "));
         for link in [other, link] {
             let twin = Twin { addresses: addresses.clone() };
-            self.output(Output::Send(link, PeerMessage::Twin(twin)));
+            self.send(link, PeerMessage::Twin(twin));
         }
         self.close(link, &reason);
         true

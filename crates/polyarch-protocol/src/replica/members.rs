@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use polyarch_crdt::{AppliedSet, Dot, FieldPath, seeded_bug};
 
 use super::coordinator::system_change;
-use super::{LinkId, Now, Output, Replica};
+use super::{LinkId, Now, Replica};
 use crate::catalog::{self, Catalog, Member, MemberChange, MemberStatus, SystemRecord};
 use crate::client::{Refusal, Written};
 use crate::event::Event;
@@ -175,7 +175,7 @@ impl<S: Storage> Replica<S> {
     pub(super) fn refuse_removed(&mut self, link: LinkId) {
         let Some(server_id) = self.sessions.get(&link).map(|session| session.server_id) else { return };
         let Ok(held) = self.held(&catalog::member_key(server_id)) else { return };
-        self.output(Output::Send(link, PeerMessage::Removed(held.into_iter().collect())));
+        self.send(link, PeerMessage::Removed(held.into_iter().collect()));
         self.close(link, "this member was removed from the cluster");
     }
 

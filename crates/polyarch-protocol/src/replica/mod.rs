@@ -26,11 +26,12 @@ use polyarch_crdt::{AppliedSet, ClusterKey, Dot, HlcClock, Observed, Origin, see
 use crate::buckets::{BucketKeys, BucketsWanted, PeerDigest};
 use crate::catalog::{Catalog, KeyspaceKind, Member, MemberChange, MemberStatus};
 use crate::client::{CountersView, Refusal, Response, StatusView, WriteRequest};
+use crate::codec::CodecError;
 use crate::event::Event;
 use crate::feed::Feed;
 use crate::frontier::{ApplySummary, Frontier};
 use crate::keyspace::KeyspaceId;
-use crate::peer::PeerMessage;
+use crate::peer::{PeerMessage, PeerVersion};
 use crate::plan::{FeedPlan, LinkPlan};
 use crate::reach::{Distances, LinkStates};
 use crate::storage::{LogPosition, Storage, StorageError};
@@ -42,7 +43,7 @@ pub use coordinator::context_scope;
 use differences::Differences;
 use links::{ToldRemoved, Twins};
 use members::Drain;
-use sessions::Session;
+use sessions::{Session, Unreadable};
 use snapshots::Snapshots;
 use views::Lag;
 
@@ -97,6 +98,8 @@ pub enum Input {
         server_id: u32,
         /// Whether this node dialled.
         dialed: bool,
+        /// What is spoken on it.
+        version: PeerVersion,
         /// Where the other end was seen, to be told to people.
         address: String,
     },
@@ -104,6 +107,8 @@ pub enum Input {
     LinkDown(LinkId),
     /// A message on a link's control stream.
     Message(LinkId, PeerMessage),
+    /// A link brought a frame, on its control stream or a feed, that is no message known here.
+    Unreadable(LinkId, CodecError),
     /// A group of a feed. The driver reads the next but few of that link only after
     /// [`Output::GroupTaken`].
     FeedGroup {
@@ -191,6 +196,8 @@ pub struct Replica<S> {
     /// Whom to keep dialling.
     dial: BTreeSet<u32>,
     twins: Twins,
+    /// Members that sent what is not known here, until they are heard again.
+    unreadable: BTreeMap<u32, Unreadable>,
     /// A member said that this server was removed: until when that holds, unless it is said again.
     told_removed: Option<ToldRemoved>,
     /// While this member is draining: what it had when it heard of that.
@@ -270,6 +277,7 @@ impl<S: Storage> Replica<S> {
             own_outdated: false,
             dial: BTreeSet::new(),
             twins: Twins::default(),
+            unreadable: BTreeMap::new(),
             told_removed: None,
             drain: None,
             snapshots: Snapshots::default(),
@@ -321,9 +329,12 @@ impl<S: Storage> Replica<S> {
                 let result = self.change_member(server_id, change, now);
                 self.answer(tag, result.map(Response::Written));
             }
-            Input::LinkUp { link, server_id, dialed, address } => self.link_up(link, server_id, dialed, address),
+            Input::LinkUp { link, server_id, dialed, version, address } => {
+                self.link_up(link, Session::new(server_id, dialed, version, address), now);
+            }
             Input::LinkDown(link) => self.link_down(link, now),
             Input::Message(link, message) => self.message(link, message, now),
+            Input::Unreadable(link, error) => self.unreadable(link, &error.to_string(), now),
             Input::FeedGroup { link, subscription, write_sets } => self.feed_group(link, subscription, write_sets, now),
             Input::SnapshotHeld(from) => self.snapshot_held(from),
             Input::SnapshotFailed(reason) => self.fetch_failed(reason, now),
@@ -549,6 +560,15 @@ impl<S: Storage> Replica<S> {
         match self.config.durability {
             Durability::Interval => self.at_once.push_back(answer),
             Durability::Sync => self.output(answer),
+        }
+    }
+
+    /// Says something on a link, if what is spoken there has such a message: the one place that
+    /// decides that. Whoever asks for it to be said need not know; what a link of an older version
+    /// is not told, its end has to do without.
+    fn send(&mut self, link: LinkId, message: PeerMessage) {
+        if self.sessions.get(&link).is_some_and(|session| message.since() <= session.version) {
+            self.output(Output::Send(link, message));
         }
     }
 

@@ -9,7 +9,7 @@ use super::members::is_refused;
 use super::{LinkId, Now, Output, Replica};
 use crate::event::Event;
 use crate::feed::Feed;
-use crate::peer::{Heartbeat, Hello, PeerMessage, Refuse, RefuseReason, Subscribe, Twin};
+use crate::peer::{Heartbeat, Hello, PeerMessage, PeerVersion, Refuse, RefuseReason, Subscribe, Twin};
 use crate::plan::{Peer, Sight};
 use crate::storage::Storage;
 use crate::waiting::{Waiting, WaitingWriteSet, is_due};
@@ -19,11 +19,26 @@ use crate::write_set::WriteSet;
 /// [`FeedTimings::feed_stall_ms`](crate::FeedTimings::feed_stall_ms): the peer's disk may answer again.
 const REFUSED_STALLS: u64 = 30;
 
+/// How long a member that sent what is not known here is neither dialled nor listened to. Most
+/// times it takes longer to upgrade one of the two.
+const UNREADABLE_HOLD_MS: u64 = 10_000;
+
+/// A member that sent what is not known here.
+#[derive(Debug)]
+pub(super) struct Unreadable {
+    /// Its process, once it had said hello: of another the operator is told anew.
+    boot_id: Option<u128>,
+    /// Until then it is left alone.
+    pub(super) until_ms: u64,
+}
+
 /// One link, from its handshake to its loss.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) server_id: u32,
     dialed: bool,
+    /// What is spoken on it.
+    pub(super) version: PeerVersion,
     /// Where the other end was seen.
     pub(super) address: String,
     /// The peer's boot id once it said hello and was accepted.
@@ -55,10 +70,11 @@ struct Refused {
 }
 
 impl Session {
-    fn new(server_id: u32, dialed: bool, address: String) -> Self {
+    pub(super) fn new(server_id: u32, dialed: bool, version: PeerVersion, address: String) -> Self {
         Self {
             server_id,
             dialed,
+            version,
             address,
             established: None,
             heartbeat: None,
@@ -93,18 +109,21 @@ impl Session {
 }
 
 impl<S: Storage> Replica<S> {
-    pub(super) fn link_up(&mut self, link: LinkId, server_id: u32, dialed: bool, address: String) {
+    pub(super) fn link_up(&mut self, link: LinkId, session: Session, now: Now) {
         // Without a hello, so that the other side does not take it for a link each time it dials.
-        if self.cut.contains(&server_id) {
+        if self.cut.contains(&session.server_id) {
             return self.close(link, "the link is cut by an operator");
         }
-        self.sessions.insert(link, Session::new(server_id, dialed, address));
+        if self.is_unreadable(session.server_id, now) {
+            return self.close(link, "it sent what this version does not know, a short while ago");
+        }
+        self.sessions.insert(link, session);
         let hello = Hello {
             cluster_id: Some(self.config.cluster_id),
             server_id: self.config.server_id,
             boot_id: self.config.boot_id,
         };
-        self.output(Output::Send(link, PeerMessage::Hello(hello)));
+        self.send(link, PeerMessage::Hello(hello));
     }
 
     pub(super) fn link_down(&mut self, link: LinkId, now: Now) {
@@ -125,6 +144,9 @@ impl<S: Storage> Replica<S> {
 
     pub(super) fn message(&mut self, link: LinkId, message: PeerMessage, now: Now) {
         let Some(session) = self.sessions.get(&link) else { return };
+        if message.since() > session.version {
+            return self.unreadable(link, "a message of a later version than was agreed for the link", now);
+        }
         match message {
             PeerMessage::Hello(hello) => self.hello(link, &hello, now),
             // These two may answer a hello, before any link is established.
@@ -147,6 +169,26 @@ impl<S: Storage> Replica<S> {
                 self.take_keys(server_id, *keys);
             }
         }
+    }
+
+    /// Ends a link that brought what is not known here. Its sender speaks a version that was not
+    /// agreed, or has a bug; dialled again at once it would do the same again, and so without end.
+    pub(super) fn unreadable(&mut self, link: LinkId, reason: &str, now: Now) {
+        let Some(session) = self.sessions.get(&link) else { return };
+        let (server_id, boot_id) = (session.server_id, session.established);
+        let until_ms = now.mono_ms.saturating_add(UNREADABLE_HOLD_MS);
+        let before = self.unreadable.insert(server_id, Unreadable { boot_id, until_ms });
+        if before.is_none_or(|before| before.boot_id != boot_id) {
+            self.event(Event::Unreadable { server_id, reason: reason.to_owned() });
+        }
+        self.links_due = true;
+        self.close(link, &format!("it sends what this version does not know: {reason}"));
+        self.replan(now);
+    }
+
+    /// Whether links to this member are left alone for a while.
+    pub(super) fn is_unreadable(&self, server_id: u32, now: Now) -> bool {
+        self.unreadable.get(&server_id).is_some_and(|held| now.mono_ms < held.until_ms)
     }
 
     fn serve(&mut self, link: LinkId, subscribe: Subscribe) {
@@ -184,7 +226,7 @@ impl<S: Storage> Replica<S> {
             _ if server_id == own_id => {
                 let addresses = vec![self.config.addresses.join(", "), session.address.clone()];
                 self.hold_as_twin(&addresses, now);
-                self.output(Output::Send(link, PeerMessage::Twin(Twin { addresses })));
+                self.send(link, PeerMessage::Twin(Twin { addresses }));
                 return self.close(link, "it has this node's own server id; stop one of the two");
             }
             Some(_) if self.catalog.member(server_id).is_some_and(is_refused) => {
@@ -423,7 +465,7 @@ impl<S: Storage> Replica<S> {
         let subscription = session.subscription;
         session.subscribed.clone_from(&wanted);
         let origins = wanted.into_iter().map(|origin| (origin, self.frontier.heads.head(origin))).collect();
-        self.output(Output::Send(link, PeerMessage::Subscribe(Subscribe { subscription, origins })));
+        self.send(link, PeerMessage::Subscribe(Subscribe { subscription, origins }));
         (0..owed).for_each(|_| self.output(Output::GroupTaken(link)));
     }
 
@@ -467,7 +509,7 @@ impl<S: Storage> Replica<S> {
                 Err(error) => return self.poison(dot.origin, error.to_string(), now),
             },
             Err(error) => {
-                self.close(link, &error.to_string());
+                self.unreadable(link, &error.to_string(), now);
                 return true;
             }
         };
@@ -539,7 +581,7 @@ impl<S: Storage> Replica<S> {
         let heartbeat = self.own_heartbeat(now);
         let links: Vec<LinkId> = self.established().map(|(link, _)| link).collect();
         for link in links {
-            self.output(Output::Send(link, PeerMessage::Heartbeat(heartbeat.clone())));
+            self.send(link, PeerMessage::Heartbeat(heartbeat.clone()));
         }
     }
 

@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use polyarch_protocol::peer::{FeedGroup, PeerMessage};
+use polyarch_protocol::peer::{FeedGroup, PeerMessage, PeerVersion};
 use polyarch_protocol::{FeedStep, Input, LinkId};
 
 use super::node::Node;
@@ -75,6 +75,7 @@ impl Cluster {
                 link,
                 server_id,
                 dialed,
+                version: PeerVersion::NEWEST,
                 address: format!("node-{server_id}:7400"),
             });
         }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use polyarch_crdt::{AppliedSet, CausalContext, ClusterKey, Dot, FieldPath, Hlc, Origin, Record, SealedContext, mv};
 use polyarch_protocol::catalog::{KeyspaceKind, MemberChange, MemberStatus};
 use polyarch_protocol::client::{Refusal, Response, Supersede, WriteChange, WriteRequest, Written};
-use polyarch_protocol::peer::{ClusterId, FeedGroup, Heartbeat, Hello, PeerMessage, Subscribe};
+use polyarch_protocol::peer::{ClusterId, FeedGroup, Heartbeat, Hello, PeerMessage, PeerVersion, Subscribe};
 use polyarch_protocol::{
     BucketKeys, BucketReader, BucketsWanted, Change, Dependencies, Durability, Effect, Event, Feed, FeedStep, Frontier,
     Input, KeyspaceId, Limits, LinkId, Now, Output, RecordKey, Replica, ReplicaConfig, RequestTag, Storage, Timings,
@@ -169,6 +169,11 @@ impl Node {
         (self.posted, self.sent, self.events) = (0, Vec::new(), Vec::new());
     }
 
+    /// Forgets what was sent.
+    pub(crate) fn forget_sent(&mut self) {
+        (self.posted, self.sent) = (0, Vec::new());
+    }
+
     pub(crate) fn advance(&mut self, ms: u64) {
         self.now.mono_ms += ms;
         self.now.wall_ms += ms;
@@ -327,8 +332,12 @@ impl Node {
     }
 
     pub(crate) fn link_up(&mut self, link: u64, server_id: u32, dialed: bool) {
-        let link = LinkId(link);
-        self.handle(Input::LinkUp { link, server_id, dialed, address: format!("node-{server_id}:{}", link.0) });
+        self.link_up_of(link, server_id, dialed, PeerVersion::NEWEST);
+    }
+
+    pub(crate) fn link_up_of(&mut self, link: u64, server_id: u32, dialed: bool, version: PeerVersion) {
+        let (link, address) = (LinkId(link), format!("node-{server_id}:{link}"));
+        self.handle(Input::LinkUp { link, server_id, dialed, version, address });
         self.settle();
     }
 

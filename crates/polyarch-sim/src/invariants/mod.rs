@@ -20,6 +20,7 @@ pub mod no_lost_sibling;
 pub mod no_resurrection;
 pub mod node_always_starts;
 pub mod nothing_leaves_before_durable;
+pub mod older_links_stay_as_they_were;
 pub mod register_shows_unsuperseded;
 pub mod removed_is_not_heard;
 pub mod session_never_goes_back;

@@ -27,6 +27,7 @@ pub fn check(server_id: u32, event: &Event, causes: &Causes<impl Fn(Dot) -> bool
     let is_false = match event {
         Event::Fork { .. }
         | Event::Poisoned { .. }
+        | Event::Unreadable { .. }
         | Event::DigestMismatch { .. }
         | Event::NotFed { .. }
         | Event::EpochClosed { .. }

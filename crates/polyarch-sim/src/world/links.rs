@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use polyarch_crdt::seeded_bug;
-use polyarch_protocol::peer::{FeedGroup, PeerMessage};
+use polyarch_protocol::peer::{FeedGroup, PeerMessage, PeerVersion};
 use polyarch_protocol::{FeedStep, Input, LinkId};
 
 use super::network::Parcel;
 use super::{Event, World};
-use crate::invariants::{Checked, Violation, nothing_leaves_before_durable};
+use crate::invariants::{Checked, Violation, nothing_leaves_before_durable, older_links_stay_as_they_were};
 use crate::node::{LinkEnd, Process};
 
 /// Groups of a stream that may be on their way.
@@ -43,6 +43,8 @@ impl World {
                 let message = PeerMessage::decode(&frame).map_err(|error| {
                     Violation::new("messages_decode", format!("node {}: {error}", self.nodes[at].server_id))
                 })?;
+                let version = self.end(at, link).map_or(PeerVersion::NEWEST, |end| end.version);
+                older_links_stay_as_they_were::check(self.nodes[at].server_id, version, &frame)?;
                 self.push_input(at, Input::Message(LinkId(link), message), None);
             }
             Parcel::Group { stream, frame } => {
@@ -165,7 +167,8 @@ impl World {
         }
         let id = self.network.connect([from, to]);
         let (one, two) = (self.nodes[from.0].server_id, self.nodes[to.0].server_id);
-        self.note(format_args!("link {id} connects node {one} to node {two}"));
+        let version = self.scenario.versions[from.0].min(self.scenario.versions[to.0]);
+        self.note(format_args!("link {id} connects node {one} to node {two}, {version:?}"));
         for (side, (at, boot)) in [from, to].into_iter().enumerate() {
             let peer = [to, from][side].0;
             let Some(process) = self.nodes[at].process_of(boot) else { continue };
@@ -173,6 +176,7 @@ impl World {
                 network_id: id,
                 side,
                 peer,
+                version,
                 serving: None,
                 streams: 0,
                 arrived: Default::default(),
@@ -181,7 +185,7 @@ impl World {
             process.links.insert(LinkId(id), end);
             let server_id = self.nodes[peer].server_id;
             let address = format!("node-{server_id}:7400");
-            let input = Input::LinkUp { link: LinkId(id), server_id, dialed: side == 0, address };
+            let input = Input::LinkUp { link: LinkId(id), server_id, dialed: side == 0, version, address };
             self.push_input(at, input, None);
         }
         Ok(())

@@ -21,6 +21,10 @@ use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
 
 pub(crate) const FRAME_BYTES_MAX: usize = 1 << 20;
 
+/// What a node of 0.1.0 offers for a link, and what clients have offered ever since.
+pub(crate) const PEER_1: &str = "polyarch-peer/1";
+pub(crate) const CLIENT_1: &str = "polyarch-client/1";
+
 /// Far beyond what anything here takes, so that only a hang reaches it.
 pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), what).await.expect("not within 20 s")
