@@ -73,6 +73,6 @@ pub use polyarch_protocol::client::{
     SiblingOutline, SiblingView, StatusView, Supersede, Written,
 };
 pub use polyarch_protocol::{
-    DIGEST_BUCKETS, Digest, Edge, KeyspaceId, ParseTopologyError, PeerDigest, RecordKey, Topology,
+    DIGEST_BUCKETS, Digest, Edge, KeyspaceId, ParseTopologyError, PeerDigest, RecordKey, Topology, of_all_buckets,
 };
 pub use polyarch_transport::{BindError, CredentialsError, Obstacle, TransportConfig};

@@ -3,6 +3,8 @@
 //! Nothing lists records by bucket, so all are read: about a second for each 500,000. What is said of
 //! them is bounded, and nobody waits for it but who asked.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bytes::{BufMut, Bytes, BytesMut};
 use polyarch_protocol::client::{BucketPage, BucketScan, RecordOutline, Refusal};
 use polyarch_protocol::limits::wire;
@@ -22,11 +24,11 @@ const SIBLING_BYTES: usize = 48;
 const SIBLINGS_MAX: usize = wire::FRAME_BYTES_MAX / (2 * SIBLING_BYTES);
 
 /// The keys of some buckets as they are under one applied-set; `None` when more was applied meanwhile,
-/// or a record cannot be read.
-pub(crate) fn keys_of(view: &View, wanted: BucketsWanted) -> Option<BucketKeys> {
+/// a record cannot be read, or it is told to stop.
+pub(crate) fn keys_of(view: &View, wanted: BucketsWanted, stop: &AtomicBool) -> Option<BucketKeys> {
     let mut reader = BucketReader::new(wanted);
     let mut range = ScanRange::everything();
-    loop {
+    while !stop.load(Ordering::Relaxed) {
         // Records are published together with their applied-set: equal before and after, they were of it.
         let page = is_of(view, &reader).then(|| view.records.scan(&range, PAGE_RECORDS))?;
         let page = page.inspect_err(|error| warn!(%error, "records cannot be compared with a member's")).ok()?;
@@ -36,6 +38,7 @@ pub(crate) fn keys_of(view: &View, wanted: BucketsWanted) -> Option<BucketKeys> 
             _ => return is_of(view, &reader).then(|| reader.finish()),
         }
     }
+    None
 }
 
 fn is_of(view: &View, reader: &BucketReader) -> bool {

@@ -9,29 +9,39 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use polyarch_protocol::client::{Refusal, Response};
-use polyarch_protocol::peer::PeerMessage;
+use polyarch_protocol::peer::{ClusterId, PeerMessage};
 use polyarch_protocol::{
     BucketsWanted, ChainHeads, Durability, Input, LinkId, LogSource, Now, Output, Replica, RequestTag, Storage,
 };
-use polyarch_store::{CheckpointDone, CheckpointError, DiskStore};
+use polyarch_store::files::Directory;
+use polyarch_store::state::SledState;
+use polyarch_store::{CheckpointDone, CheckpointError, DiskStore, JoinError};
 use polyarch_transport::CloseCode;
-use tokio::sync::{OwnedSemaphorePermit, mpsc as tokio_mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc as tokio_mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
 use crate::buckets::keys_of;
 use crate::events::EventLedger;
 use crate::links::{Control, LinkHandle, Targets};
+use crate::snapshots::{Fetch, Incoming, Pinned, SnapshotProgress};
 use crate::view::{Published, View};
 
 /// Inputs that share a sync at most. More would only make the first wait.
 const GROUP_INPUTS_MAX: usize = 4_096;
 /// How often the replica is told that time has passed.
 const TICK: Duration = Duration::from_millis(100);
+
+/// How often, and how often again, the removal of a state that was replaced is tried while somebody reads it.
+const RETIRED_TRIES: u32 = 600;
+const RETIRED_RETRY: Duration = Duration::from_millis(100);
+
+type Joined = polyarch_store::Joined<Directory, SledState>;
 
 /// An answer on its way to a client's stream: the request's number there, and the result.
 pub(crate) type Answer = (u64, Result<Response, Refusal>);
@@ -50,6 +60,12 @@ pub(crate) enum ToDriver {
     Events(RequestTag, usize),
     /// The result of the running checkpoint is there.
     Checkpointed,
+    /// Keep what a walk over the records needs that begins now.
+    Pin(oneshot::Sender<Pinned>),
+    /// A snapshot is whole in its files, or there is none, for this reason.
+    SnapshotFetched(Result<Box<Incoming>, String>),
+    /// The result of the running join is there.
+    Joined,
     /// Sync, and end.
     Stop,
 }
@@ -76,6 +92,34 @@ struct Checkpointing {
     result: mpsc::Receiver<Result<CheckpointDone, CheckpointError>>,
 }
 
+/// Where the join of a snapshot is.
+#[derive(Default)]
+enum Joining {
+    /// There is none.
+    #[default]
+    No,
+    /// The snapshot is whole in its file.
+    Due(Box<Incoming>),
+    /// It runs on a thread of its own.
+    Running(JoinThread),
+    /// It is to be adopted.
+    Done(Box<Joined>),
+}
+
+/// A join that runs.
+struct JoinThread {
+    thread: JoinHandle<()>,
+    result: mpsc::Receiver<Result<Joined, JoinError>>,
+    stop: Arc<AtomicBool>,
+}
+
+/// How the driver has snapshots fetched.
+pub(crate) struct Snapshots {
+    pub(crate) runtime: tokio::runtime::Handle,
+    pub(crate) cluster_id: ClusterId,
+    pub(crate) progress: Arc<SnapshotProgress>,
+}
+
 pub(crate) struct Driver {
     replica: Replica<DiskStore>,
     inbox: mpsc::Receiver<ToDriver>,
@@ -90,6 +134,12 @@ pub(crate) struct Driver {
     link_bytes_before: (u64, u64),
     checkpoints: u64,
     checkpointing: Option<Checkpointing>,
+    /// The last read for a comparison of digests, and how to stop it.
+    scanning: Option<(JoinHandle<()>, Arc<AtomicBool>)>,
+    snapshots: Snapshots,
+    /// Walks that are to begin once nothing is staged.
+    pins: Vec<oneshot::Sender<Pinned>>,
+    joining: Joining,
     synced: Instant,
     /// A write or sync failed: nothing is staged, synced or published any more.
     failed: bool,
@@ -103,6 +153,7 @@ impl Driver {
         view: Arc<View>,
         events: EventLedger,
         targets: watch::Sender<Targets>,
+        snapshots: Snapshots,
         config: DriverConfig,
     ) -> Self {
         Self {
@@ -118,6 +169,10 @@ impl Driver {
             link_bytes_before: (0, 0),
             checkpoints: 0,
             checkpointing: None,
+            scanning: None,
+            snapshots,
+            pins: Vec::new(),
+            joining: Joining::No,
             synced: Instant::now(),
             failed: false,
             started: Instant::now(),
@@ -127,6 +182,7 @@ impl Driver {
     /// Runs until it is told to stop; everything staged is then synced.
     pub(crate) fn run(mut self) {
         let mut ticked = Instant::now();
+        self.find_snapshot();
         self.settle();
         loop {
             match self.inbox.recv_timeout(self.patience(ticked)) {
@@ -196,6 +252,10 @@ impl Driver {
                     self.finish_checkpoint(result);
                 }
             }
+            ToDriver::Pin(pinned) => self.pins.push(pinned),
+            ToDriver::SnapshotFetched(Ok(snapshot)) => self.joining = Joining::Due(snapshot),
+            ToDriver::SnapshotFetched(Err(reason)) => self.handle(Input::SnapshotFailed(reason)),
+            ToDriver::Joined => self.joined(),
             ToDriver::Stop => return true,
         }
         false
@@ -237,6 +297,7 @@ impl Driver {
             }
         }
         self.perform();
+        self.go_on_with_snapshots();
     }
 
     fn sync(&mut self) -> bool {
@@ -262,7 +323,7 @@ impl Driver {
                 Durability::Sync => replica.durable_applied(),
                 Durability::Interval => replica.frontier().heads.applied(),
             };
-            Published::new(applied.clone(), replica.catalog().clone())
+            Published::new(applied.clone(), replica.catalog().clone(), replica.storage().staged_end())
         });
     }
 
@@ -293,6 +354,7 @@ impl Driver {
                         handle.groups.add_permits(1);
                     }
                 }
+                Output::FetchSnapshot(link) => self.fetch_snapshot(link),
                 Output::CloseLink(link, reason) => {
                     if let Some(handle) = self.links.get(&link) {
                         // Behind all that was said before; a peer that does not listen is not waited for.
@@ -309,14 +371,18 @@ impl Driver {
 
     /// Reads what a comparison of digests asks for, on a thread of its own: it reads all records.
     fn scan_buckets(&mut self, wanted: BucketsWanted) {
-        let (view, inbox) = (self.view.clone(), self.own_inbox.clone());
+        let (view, inbox, stop) = (self.view.clone(), self.own_inbox.clone(), Arc::new(AtomicBool::new(false)));
+        let stopped = stop.clone();
         let run = move || {
             // The driver may have stopped.
-            let _ = inbox.send(Input::BucketsScanned(keys_of(&view, wanted)).into());
+            let _ = inbox.send(Input::BucketsScanned(keys_of(&view, wanted, &stopped)).into());
         };
-        if let Err(cause) = std::thread::Builder::new().name("digest-scan".to_owned()).spawn(run) {
-            warn!(%cause, "there is no thread to compare records with a member's");
-            self.handle(Input::BucketsScanned(None));
+        match std::thread::Builder::new().name("digest-scan".to_owned()).spawn(run) {
+            Ok(thread) => self.scanning = Some((thread, stop)),
+            Err(cause) => {
+                warn!(%cause, "there is no thread to compare records with a member's");
+                self.handle(Input::BucketsScanned(None));
+            }
         }
     }
 
@@ -359,7 +425,9 @@ impl Driver {
         if is_full && self.is_staged() {
             self.sync();
         }
-        if self.checkpointing.is_some() || self.failed || self.is_staged() {
+        // What is joined is to be adopted before another checkpoint begins.
+        let awaits_adoption = matches!(self.joining, Joining::Done(_));
+        if self.checkpointing.is_some() || self.failed || self.is_staged() || awaits_adoption {
             return;
         }
         let (store, frontier) = self.replica.storage_and_frontier();
@@ -415,11 +483,180 @@ impl Driver {
             self.publish();
         }
         self.perform();
+        if let Some((thread, stop)) = self.scanning.take() {
+            stop.store(true, Ordering::Relaxed);
+            // It keeps the state open, which the next process is to open.
+            if thread.join().is_err() {
+                error!("the thread panicked that read records for a comparison");
+            }
+        }
+        if let Joining::Running(JoinThread { thread, stop, .. }) = std::mem::take(&mut self.joining) {
+            stop.store(true, Ordering::Relaxed);
+            if thread.join().is_err() {
+                error!(
+                    "the join's thread panicked; the snapshot is whole in its files and is joined at the next start"
+                );
+            }
+        }
         if let Some(running) = self.checkpointing.take() {
             // Its thread must not outlive the store's lock on the directory.
             if running.thread.join().is_err() {
                 error!("the checkpoint's thread panicked; the log has what it held");
             }
         }
+    }
+}
+
+/// Snapshots: walks that begin here, and what is joined here.
+impl Driver {
+    /// An earlier process may have fetched a snapshot whole and not come to join it.
+    fn find_snapshot(&mut self) {
+        let (store, frontier) = self.replica.storage_and_frontier();
+        match store.pending_snapshot(frontier) {
+            Ok(Some(snapshot)) if snapshot.is_whole() => {
+                self.handle(Input::SnapshotHeld(snapshot.begun().donor));
+                self.joining = Joining::Due(Box::new(snapshot));
+            }
+            // One that is not is taken up when its donor is asked again.
+            Ok(_) => {}
+            Err(error) => warn!(%error, "a snapshot that was fetched before cannot be read; another is fetched"),
+        }
+    }
+
+    fn fetch_snapshot(&mut self, link: LinkId) {
+        let from = self.replica.fetches_snapshot_from();
+        let (Some(handle), Some(donor)) = (self.links.get(&link), from) else {
+            return self.handle(Input::SnapshotFailed("its link is gone".to_owned()));
+        };
+        let fetch = Fetch {
+            connection: handle.connection.clone(),
+            donor,
+            cluster_id: self.snapshots.cluster_id,
+            files: self.replica.storage().snapshot_files().clone(),
+            progress: self.snapshots.progress.clone(),
+        };
+        let driver = self.own_inbox.clone();
+        self.snapshots.runtime.spawn(async move {
+            // A driver that has stopped finds the file at the next start.
+            let _ = driver.send(ToDriver::SnapshotFetched(fetch.run().await.map(Box::new)));
+        });
+    }
+
+    /// Does what waits for a moment at which nothing is staged.
+    fn go_on_with_snapshots(&mut self) {
+        let is_wanted = !self.pins.is_empty() || matches!(self.joining, Joining::Due(_) | Joining::Done(_));
+        if !is_wanted || self.failed {
+            // Whoever waits for a pin hears that there is none.
+            return self.pins.clear();
+        }
+        if self.is_staged() && !self.sync() {
+            return;
+        }
+        let (store, frontier) = self.replica.storage_and_frontier();
+        for sender in std::mem::take(&mut self.pins) {
+            match store.pin(frontier) {
+                // The walk may have been given up.
+                Some(pin) => drop(sender.send(Pinned { pin })),
+                None => self.pins.push(sender),
+            }
+        }
+        match std::mem::take(&mut self.joining) {
+            Joining::Due(snapshot) => self.begin_join(*snapshot),
+            Joining::Done(joined) => self.adopt(*joined),
+            other => self.joining = other,
+        }
+    }
+
+    fn begin_join(&mut self, snapshot: Incoming) {
+        let (store, frontier) = self.replica.storage_and_frontier();
+        let job = match store.begin_join(snapshot, frontier) {
+            Ok(job) => job,
+            // Something is staged, or the one before is not over.
+            Err(snapshot) => {
+                self.joining = Joining::Due(Box::new(snapshot));
+                return;
+            }
+        };
+        let (sender, result) = mpsc::channel();
+        let (inbox, stop) = (self.own_inbox.clone(), Arc::new(AtomicBool::new(false)));
+        let stopped = stop.clone();
+        let run = move || {
+            // The driver may have stopped; the snapshot stays in its file.
+            let _ = sender.send(job.run(|_| !stopped.load(Ordering::Relaxed)));
+            let _ = inbox.send(ToDriver::Joined);
+        };
+        match std::thread::Builder::new().name("join".to_owned()).spawn(run) {
+            Ok(thread) => self.joining = Joining::Running(JoinThread { thread, result, stop }),
+            Err(cause) => self.handle(Input::SnapshotFailed(cause.to_string())),
+        }
+    }
+
+    fn joined(&mut self) {
+        let Joining::Running(running) = &self.joining else { return };
+        match running.result.try_recv() {
+            Ok(Ok(joined)) => self.joining = Joining::Done(Box::new(joined)),
+            Ok(Err(error)) => self.join_failed(&error),
+            Err(_) => self.join_failed(&JoinError::Abandoned("its thread panicked".to_owned())),
+        }
+    }
+
+    fn join_failed(&mut self, error: &JoinError) {
+        self.joining = Joining::No;
+        // To join it again would fail again.
+        if error.is_of_the_snapshot()
+            && let Ok(Some(snapshot)) = Incoming::open(self.replica.storage().snapshot_files().clone())
+            && let Err(error) = snapshot.remove()
+        {
+            warn!(%error, "a snapshot that is of no use cannot be removed");
+        }
+        self.handle(Input::SnapshotFailed(error.to_string()));
+    }
+
+    /// Takes the joined state in the place of the present one, if nothing is staged and no checkpoint runs.
+    fn adopt(&mut self, joined: Joined) {
+        if self.checkpointing.is_some() || !self.replica.storage().may_adopt() {
+            self.joining = Joining::Done(Box::new(joined));
+            return;
+        }
+        let now = self.now();
+        let (view, replica) = (self.view.clone(), &mut self.replica);
+        let mut adopted = Ok(());
+        view.advance(|| {
+            let (store, frontier) = replica.storage_and_frontier();
+            adopted = match store.adopt(joined, &frontier.clone()) {
+                Ok(frontier) => {
+                    store.publish_staged();
+                    replica.adopt(frontier, now).map_err(|error| (error.to_string(), true))
+                }
+                Err(error) => Err((error.to_string(), error.is_fatal())),
+            };
+            let applied = replica.durable_applied().clone();
+            Published::new(applied, replica.catalog().clone(), replica.storage().staged_end())
+        });
+        match adopted {
+            Ok(()) => self.remove_retired(),
+            Err((reason, true)) => {
+                self.failed = true;
+                self.handle(Input::StorageFailed(reason));
+            }
+            Err((reason, false)) => self.handle(Input::SnapshotFailed(reason)),
+        }
+    }
+
+    /// Removes the state that was current before, once its last reader is gone.
+    fn remove_retired(&mut self) {
+        let Some(mut retired) = self.replica.storage_mut().take_retired() else { return };
+        let remove = move || {
+            for _ in 0..RETIRED_TRIES {
+                match retired.remove() {
+                    Ok(None) => return,
+                    Ok(Some(read)) => retired = read,
+                    Err(error) => return warn!(%error, "the state before cannot be removed; the next start does"),
+                }
+                std::thread::sleep(RETIRED_RETRY);
+            }
+        };
+        // Without a thread the next start removes it.
+        let _ = std::thread::Builder::new().name("retired-state".to_owned()).spawn(remove);
     }
 }

@@ -3,6 +3,7 @@
 //! - `driver`: the one thread that owns the replica and the log; group commit happens here.
 //! - `links`: one task set for each link to another member.
 //! - `service`: one task for each stream of a client; reads are answered there, beside the driver.
+//! - `snapshots`: both sides of a snapshot: the donor's walk, and what comes in.
 //! - `view`: what those tasks may see: what is durable.
 //!
 //! ```no_run
@@ -24,6 +25,7 @@ mod founding;
 mod links;
 mod node;
 mod service;
+mod snapshots;
 mod view;
 
 pub use authorize::Verb;

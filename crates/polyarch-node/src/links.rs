@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info};
 
 use crate::driver::{ToDriver, ToDriverSender};
+use crate::snapshots::Donor;
 use crate::{LogReader, random_u64};
 
 /// Control messages that may wait for a link; a peer that lets more of them wait loses the link.
@@ -112,6 +113,7 @@ pub(crate) struct Links {
     pub(crate) log: LogReader,
     pub(crate) targets: watch::Receiver<Targets>,
     pub(crate) config: DialConfig,
+    pub(crate) donor: Arc<Donor>,
     next_link: AtomicU64,
     /// How many links each member has, and a signal for each change.
     linked: Mutex<BTreeMap<u32, usize>>,
@@ -126,9 +128,10 @@ impl Links {
         log: LogReader,
         targets: watch::Receiver<Targets>,
         config: DialConfig,
+        donor: Arc<Donor>,
     ) -> Self {
         let (next_link, linked, changed) = (AtomicU64::new(1), Mutex::default(), watch::Sender::new(()));
-        Self { endpoint, server_id, driver, log, targets, config, next_link, linked, changed }
+        Self { endpoint, server_id, driver, log, targets, config, donor, next_link, linked, changed }
     }
 
     /// Keeps dialling whom the replica names, and the configured addresses while there is no link.
@@ -270,6 +273,7 @@ impl Links {
         tasks.spawn(read_control(link, control_reader, self.driver.clone()));
         tasks.spawn(self.clone().serve_feeds(connection.clone(), feeds, more, control));
         tasks.spawn(read_feeds(link, connection.clone(), groups, self.driver.clone()));
+        tasks.spawn(serve_snapshots(connection.clone(), self.donor.clone(), server_id));
         tokio::select! {
             reason = connection.closed() => info!(server_id, %reason, "link closed"),
             _ = tasks.join_next() => connection.close(CloseCode::NONE, "a stream of the link ended"),
@@ -354,6 +358,19 @@ impl Links {
                 return;
             }
         }
+    }
+}
+
+/// Answers what the peer asks for on streams beside the control stream: snapshots.
+async fn serve_snapshots(connection: Connection, donor: Arc<Donor>, server_id: u32) {
+    while let Ok((writer, mut reader)) = connection.accept_bi().await {
+        let donor = donor.clone();
+        // Not ended with the link: what it had pinned is then held for a while.
+        tokio::spawn(async move {
+            if let Ok(Ok(Some(frame))) = timeout(CONTROL_OPEN_MAX, reader.next(wire::CONTROL_BYTES_MAX)).await {
+                donor.serve(&frame, writer, format!("member {server_id}")).await;
+            }
+        });
     }
 }
 

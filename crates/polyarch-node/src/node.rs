@@ -17,11 +17,12 @@ use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use crate::config::{LogRetention, NodeConfig};
-use crate::driver::{Driver, DriverConfig, ToDriver, ToDriverSender};
+use crate::driver::{Driver, DriverConfig, Snapshots, ToDriver, ToDriverSender};
 use crate::events::EventLedger;
 use crate::founding::{NodeIdentity, credentials};
 use crate::links::{DialConfig, Links, Targets};
 use crate::service::Service;
+use crate::snapshots::{Donor, SnapshotProgress};
 use crate::view::{Published, View};
 use crate::{random_u64, random_u128};
 
@@ -175,7 +176,11 @@ impl Node {
         let cluster_id = identity.parsed_cluster_id().expect("NodeIdentity::read checks it");
         let replica_config = replica_config(config, server_id, cluster_id);
         let replica = Replica::open(replica_config, store, frontier, now()).map_err(StartError::Storage)?;
-        let published = Published::new(replica.durable_applied().clone(), replica.catalog().clone());
+        let published = Published::new(
+            replica.durable_applied().clone(),
+            replica.catalog().clone(),
+            replica.storage().durable_end(),
+        );
         let endpoint = Endpoint::bind(credentials, config.listen, transport_config(config))?;
         let address = endpoint.local_address().map_err(StartError::Address)?;
 
@@ -188,7 +193,20 @@ impl Node {
             remove_log: config.storage.log_retention == LogRetention::Members,
         };
         let events = EventLedger::open(&config.data_dir);
-        let runs = Driver::new(replica, (driver.clone(), inbox), view.clone(), events, targets_sender, driver_config);
+        let snapshots = Snapshots {
+            runtime: tokio::runtime::Handle::current(),
+            cluster_id,
+            progress: Arc::new(SnapshotProgress::default()),
+        };
+        let runs = Driver::new(
+            replica,
+            (driver.clone(), inbox),
+            view.clone(),
+            events,
+            targets_sender,
+            snapshots,
+            driver_config,
+        );
         let (running_sender, running) = watch::channel(());
         let driver_thread = std::thread::Builder::new()
             .name("driver".to_owned())
@@ -205,7 +223,9 @@ impl Node {
             backoff_max: Duration::from_millis(config.gossip.dial_backoff_ms_max),
             feed_group_bytes: config.replica_limits().feed_group_bytes,
         };
-        let links = Arc::new(Links::new(endpoint.clone(), server_id, driver.clone(), log, targets, dial));
+        let donor = Arc::new(Donor::new(view.clone(), log.clone(), driver.clone(), cluster_id, server_id));
+        let links =
+            Arc::new(Links::new(endpoint.clone(), server_id, driver.clone(), log, targets, dial, donor.clone()));
         let service = Arc::new(Service {
             view,
             driver: driver.clone(),
@@ -214,6 +234,7 @@ impl Node {
             requests_max: config.limits.requests_max,
             next_stream: AtomicU64::new(1),
             open_streams: watch::Sender::new(0),
+            donor,
         });
         let streams = service.open_streams.subscribe();
         let tasks = vec![tokio::spawn(links.clone().dial()), tokio::spawn(accept(endpoint.clone(), links, service))];

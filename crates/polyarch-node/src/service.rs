@@ -16,16 +16,18 @@ use polyarch_protocol::client::{
 };
 use polyarch_protocol::limits::wire;
 use polyarch_protocol::peer::ClusterId;
-use polyarch_protocol::{Input, KeyspaceId, RecordKey, RequestTag, context_scope};
+use polyarch_protocol::{Input, KeyspaceId, RecordKey, RequestTag, SnapshotRequest, context_scope};
 use polyarch_store::state::ScanRange;
 use polyarch_transport::{CloseCode, Connection, FrameReader, FrameWriter};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
+use crate::authorize::Verb;
 use crate::buckets;
 use crate::config::Roles;
 use crate::driver::{Answer, ToDriver, ToDriverSender};
+use crate::snapshots::{Donor, give_up};
 use crate::view::View;
 
 /// Records of one page of a scan at most.
@@ -52,6 +54,7 @@ pub(crate) struct Service {
     pub(crate) requests_max: usize,
     pub(crate) next_stream: AtomicU64,
     pub(crate) open_streams: watch::Sender<usize>,
+    pub(crate) donor: Arc<Donor>,
 }
 
 impl Service {
@@ -62,14 +65,42 @@ impl Service {
             return;
         };
         while let Ok((writer, reader)) = connection.accept_bi().await {
-            let stream = Stream::new(self.clone(), name.clone(), writer);
-            let connection = connection.clone();
+            let (service, name, connection) = (self.clone(), name.clone(), connection.clone());
             tokio::spawn(async move {
-                if let Err(reason) = stream.run(reader).await {
+                if let Err(reason) = service.serve_stream(name, writer, reader).await {
                     debug!(%reason, "closing a client's connection");
                     connection.close(CloseCode::NONE, &reason);
                 }
             });
+        }
+    }
+
+    /// Serves one stream. The first frame tells one of requests from one for a backup.
+    async fn serve_stream(
+        self: Arc<Self>,
+        name: String,
+        writer: FrameWriter,
+        mut reader: FrameReader,
+    ) -> Result<(), String> {
+        match reader.next(wire::FRAME_BYTES_MAX).await {
+            Ok(None) => Ok(()),
+            Ok(Some(frame)) if SnapshotRequest::is_kind(&frame) => {
+                self.back_up(&name, &frame, writer).await;
+                Ok(())
+            }
+            Ok(Some(frame)) => Stream::new(self, name, writer).run(&frame, reader).await,
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Sends an operator all that this node has.
+    async fn back_up(&self, name: &str, frame: &[u8], mut writer: FrameWriter) {
+        match self.roles.of(name) {
+            Some(Verb::Administer) => self.donor.clone().serve(frame, writer, format!("client {name}")).await,
+            _ => {
+                let refusal = Refusal::Forbidden { name: name.to_owned(), verb: Verb::Administer.to_string() };
+                give_up(&mut writer, refusal.to_string()).await;
+            }
         }
     }
 }
@@ -130,9 +161,12 @@ impl Stream {
         }
     }
 
-    async fn run(mut self, mut reader: FrameReader) -> Result<(), String> {
+    async fn run(mut self, first: &Bytes, mut reader: FrameReader) -> Result<(), String> {
         self.service.open_streams.send_modify(|open| *open += 1);
-        let result = self.serve(&mut reader).await;
+        let result = match self.receive_batch(first, &mut reader) {
+            Ok(()) => self.serve(&mut reader).await,
+            Err(error) => Err(error),
+        };
         self.service.open_streams.send_modify(|open| *open -= 1);
         let _ = self.service.driver.send(ToDriver::CloseClient(self.number));
         result
@@ -140,6 +174,7 @@ impl Stream {
 
     async fn serve(&mut self, reader: &mut FrameReader) -> Result<(), String> {
         let mut answers = Vec::new();
+        self.send_answers().await?;
         loop {
             let may_read = self.may_read();
             let held_until = self.held.as_ref().map(|held| held.until);

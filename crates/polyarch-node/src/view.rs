@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::RwLock;
 use polyarch_crdt::{AppliedSet, SessionToken};
+use polyarch_protocol::LogPosition;
 use polyarch_protocol::catalog::Catalog;
 use tokio::sync::watch;
 
@@ -17,13 +18,15 @@ pub(crate) struct Published {
     /// A session token of `applied`.
     pub(crate) token: Bytes,
     pub(crate) catalog: Arc<Catalog>,
+    /// Up to where the log goes that this is of. With `durability = "interval"` not all of it may be durable.
+    pub(crate) position: LogPosition,
 }
 
 impl Published {
-    pub(crate) fn new(applied: AppliedSet, catalog: Arc<Catalog>) -> Self {
+    pub(crate) fn new(applied: AppliedSet, catalog: Arc<Catalog>, position: LogPosition) -> Self {
         let token = SessionToken { seen: applied }; // moved in and out again: encoding needs the token
         let bytes = token.to_bytes().into();
-        Self { applied: Arc::new(token.seen), token: bytes, catalog }
+        Self { applied: Arc::new(token.seen), token: bytes, catalog, position }
     }
 }
 

@@ -9,6 +9,15 @@ use crate::keyspace::RecordKey;
 /// How many buckets keys are spread over.
 pub const DIGEST_BUCKETS: usize = 4_096;
 
+/// So many buckets of all there are, for people: `4,093 of 4,096 buckets`.
+pub fn of_all_buckets(count: usize) -> String {
+    let grouped = |number: usize| match number {
+        0..1_000 => number.to_string(),
+        _ => format!("{},{:03}", number / 1_000, number % 1_000),
+    };
+    format!("{} of {} buckets", grouped(count), grouped(DIGEST_BUCKETS))
+}
+
 /// A fingerprint of all live siblings, kept up to date write by write.
 ///
 /// Each key falls in one of 4,096 buckets; a bucket is the wrapping 128-bit sum of the XXH3-128

@@ -4,7 +4,7 @@ use polyarch_crdt::{Dot, Hlc, Origin};
 
 use crate::buckets::DifferingKey;
 use crate::catalog::MemberStatus;
-use crate::digest::DIGEST_BUCKETS;
+use crate::digest::of_all_buckets;
 use crate::topology::Topology;
 
 /// Something an operator may want to know.
@@ -237,12 +237,8 @@ impl fmt::Display for Event {
                 )
             }
             Self::BucketsDiffer { server_id, buckets } => {
-                let count = buckets.len();
-                write!(
-                    f,
-                    "member {server_id} differs in {count} of {DIGEST_BUCKETS} buckets of the digest: {}",
-                    first_of(buckets)
-                )
+                let count = of_all_buckets(buckets.len());
+                write!(f, "member {server_id} differs in {count} of the digest: {}", first_of(buckets))
             }
             Self::KeysDiffer { server_id, count: 0, is_all: true, .. } => {
                 write!(
@@ -256,7 +252,8 @@ impl fmt::Display for Event {
                     true => "",
                     false => "; there are more in those buckets than were compared",
                 };
-                write!(f, "member {server_id} holds {count} keys otherwise: {}{rest}", listed(&keys, *count))
+                let count_of = if *count == 1 { "1 key".to_owned() } else { format!("{count} keys") };
+                write!(f, "member {server_id} holds {count_of} otherwise: {}{rest}", listed(&keys, *count))
             }
             Self::RecordsAltered { buckets } => {
                 write!(

@@ -34,7 +34,7 @@ pub use buckets::{
     BUCKETS_COMPARED_MAX, BucketKeys, BucketReader, BucketsWanted, DifferingKey, HeldBy, KeyHash, PeerDigest,
 };
 pub use chain::{ChainHash, ChainHead, ChainHeads};
-pub use digest::{DIGEST_BUCKETS, Digest};
+pub use digest::{DIGEST_BUCKETS, Digest, of_all_buckets};
 pub use event::Event;
 pub use feed::{Feed, FeedStep};
 pub use frontier::{ApplySummary, Frontier};

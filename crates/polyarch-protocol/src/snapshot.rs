@@ -93,6 +93,8 @@ pub enum SnapshotPart {
     Log(#[serde(deserialize_with = "codec::changes")] Vec<Bytes>),
     /// W: what all of it adds up to.
     End(ChainHeads),
+    /// The donor cannot go on, for this reason. The receiver begins again later.
+    GivenUp(String),
 }
 
 /// A record, or a piece of one, with its key.
@@ -182,7 +184,7 @@ impl SnapshotPart {
         let in_order = match &part {
             Self::Records { records, .. } => records.is_sorted_by(|one, two| one.key <= two.key) && !records.is_empty(),
             Self::Log(write_sets) => !write_sets.is_empty(),
-            Self::Begin(_) | Self::Resumed(_) | Self::End(_) => true,
+            Self::Begin(_) | Self::Resumed(_) | Self::End(_) | Self::GivenUp(_) => true,
         };
         in_order.then_some(part).ok_or(CodecError::Malformed)
     }
@@ -363,13 +365,8 @@ impl SnapshotSource {
                 break;
             }
             if record_bytes > PART_BYTES {
-                let mut pieces = record.pieces(PART_BYTES).into_iter();
-                if let Some(first) = pieces.next() {
-                    self.records += 1;
-                    let cut = pieces.len() > 0;
-                    let part = of_record(key.clone(), first, cut);
-                    return (SnapshotStep::Part(part.encode()), Place::Pieces(key.clone(), pieces));
-                }
+                self.records += 1;
+                return self.piece(key.clone(), record.pieces(PART_BYTES).into_iter());
             }
             bytes += record_bytes;
             taken += 1;
@@ -377,9 +374,10 @@ impl SnapshotSource {
         }
         // As many as a part takes, should the next be alike.
         self.page_records = match taken == read.len() && bytes < PART_BYTES / 2 {
-            true => (self.page_records * 2).min(PART_RECORDS_MAX),
-            false => (taken + taken / 8).max(1),
+            true => self.page_records * 2,
+            false => taken + taken / 8,
         };
+        self.page_records = self.page_records.clamp(1, PART_RECORDS_MAX);
         self.records += taken as u64;
         let place = match is_last && taken == read.len() {
             true => Place::RecordsRead(donor.published_end()),

@@ -12,12 +12,14 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use bytes::Bytes;
-use messages::{cases, mutated, peer_message, postcard_number, request, response, write_set};
-use polyarch_protocol::WriteSet;
+use messages::{
+    cases, mutated, peer_message, postcard_number, request, response, snapshot_part, snapshot_request, write_set,
+};
 use polyarch_protocol::catalog::SystemRecord;
 use polyarch_protocol::client::{ClientRequest, ClientResponse};
 use polyarch_protocol::limits::wire;
 use polyarch_protocol::peer::{FeedGroup, PeerMessage};
+use polyarch_protocol::{SnapshotPart, SnapshotRequest, WriteSet};
 use proptest::prelude::*;
 
 /// What a reader asks for before it knows better.
@@ -76,12 +78,15 @@ fn greatest(bytes: &[u8]) -> (&'static str, usize) {
     let of = |kind: u8| [&[kind], bytes.get(1..).unwrap_or_default()].concat();
     let (feed, compressed) = (Bytes::from(of(b'F')), Bytes::from(of(b'Z')));
     let (peer, request, response, record, write_set) = (of(b'P'), of(b'Q'), of(b'A'), of(b'S'), of(b'W'));
+    let (asked, part) = (of(b'R'), of(b'N'));
     let peaks = [
         ("peer message", peak(|| PeerMessage::decode(&peer))),
         ("request", peak(|| ClientRequest::decode(&request))),
         ("response", peak(|| ClientResponse::decode(&response))),
         ("system record", peak(|| SystemRecord::decode(&record))),
         ("write set", peak(|| WriteSet::decode(&write_set))),
+        ("snapshot request", peak(|| SnapshotRequest::decode(&asked))),
+        ("snapshot part", peak(|| SnapshotPart::decode(&part))),
         ("dot", peak(|| WriteSet::peek_dot(&write_set))),
         ("feed group", peak(|| FeedGroup::decode(&feed))),
         ("compressed feed group", inflated(&compressed, peak(|| FeedGroup::decode(&compressed)))),
@@ -111,9 +116,11 @@ proptest! {
         write_set in mutated(write_set().prop_map(|w| w.encode().to_vec())),
         request in mutated(request().prop_map(|r| r.encode())),
         response in mutated(response().prop_map(|r| r.encode())),
+        asked in mutated(snapshot_request().prop_map(|r| r.encode())),
+        part in mutated(snapshot_part().prop_map(|p| p.encode())),
         random in prop::collection::vec(any::<u8>(), 0..200),
     ) {
-        for bytes in [peer, write_set, request, response, random] {
+        for bytes in [peer, write_set, request, response, asked, part, random] {
             check(&bytes)?;
         }
     }
@@ -142,6 +149,7 @@ fn many_small_items_cost_a_small_multiple_of_what_was_sent() {
         }
         [head, &postcard_number(count), &items].concat()
     };
+    let snapshot_record = [&[b'N', 1, 2, 1, 28][..], &[1; 28]].concat();
     let origin = |i: u64| [postcard_number(1 + i), vec![0, 1]].concat();
     let messages = [
         ("heartbeat's applied-set", dense(&[b'P', 1, 1], &origin)),
@@ -156,6 +164,20 @@ fn many_small_items_cost_a_small_multiple_of_what_was_sent() {
         ("status's peers' links", dense(&[b'A', 1, 1, 0, 5], &|_| vec![0; 4])),
         ("bucket keys", dense(&[b'P', 1, 8, 0, 0], &|_| [vec![18], vec![0; 19]].concat())),
         ("page's records", dense(&[b'A', 1, 1, 0, 2], &|_| vec![0; 3])),
+        ("snapshot's heads", dense(&[b'N', 1, 4], &|i| [postcard_number(1 + i), vec![0, 1], vec![7; 32]].concat())),
+        ("snapshot's epochs", dense(&[b'N', 1, 0, 1, 1, 1, 0, 0], &|i| [postcard_number(i), vec![1, 1]].concat())),
+        ("snapshot's log", dense(&[b'N', 1, 3], &|_| vec![0])),
+        ("snapshot's fields", dense(&snapshot_record, &|_| vec![0; 3])),
+        (
+            "snapshot's siblings",
+            dense(&[&snapshot_record[..], &[1, 0]].concat(), &|i| {
+                [vec![1, 1], postcard_number(1 + i), vec![1, 0]].concat()
+            }),
+        ),
+        (
+            "snapshot's absorb",
+            dense(&[&snapshot_record[..], &[1, 0, 0]].concat(), &|i| [vec![1, 1], postcard_number(1 + i)].concat()),
+        ),
     ];
     for (what, bytes) in messages {
         let (reader, held) = greatest(&bytes);
@@ -182,10 +204,12 @@ fn the_most_changes_of_the_fewest_bytes_take_no_more_than_a_frame() {
 fn lists_of_the_cluster_beyond_their_bounds_are_refused_unread() {
     let long =
         |head: &[u8], len: usize, item: usize| [head, &postcard_number(len as u64), &vec![1; len * item]].concat();
-    let lists: [(&[u8], usize, usize); 7] = [
+    let lists: [(&[u8], usize, usize); 9] = [
         (&[b'P', 1, 8, 0], 16, 1),
         (&[b'Q', 1, 1, 0, 0, 12], 4_096, 1),
         (&[b'A', 1, 1, 0, 8], wire::OUTLINES_MAX, 2),
+        (&[b'N', 1, 2], 4_096, 1),
+        (&[b'N', 1, 3], wire::CHANGES_MAX, 1),
         (&[b'P', 1, 4], wire::LINK_STATES_MAX, 6),
         (&[b'S', 1, 3, 2], wire::TOPOLOGY_NAMES_MAX, 1),
         (&[b'S', 1, 3, 3], wire::TOPOLOGY_NAMES_MAX, 2),
@@ -193,8 +217,13 @@ fn lists_of_the_cluster_beyond_their_bounds_are_refused_unread() {
     ];
     for (head, max, item) in lists {
         let refused = long(head, max + 1, item);
-        let (reader, held) = greatest(&refused);
-        assert!(held < BYTES_AHEAD_MAX, "{reader} held {held}");
+        let held = match head[0] {
+            b'P' => peak(|| PeerMessage::decode(&refused)),
+            b'S' => peak(|| SystemRecord::decode(&refused)),
+            b'Q' => peak(|| ClientRequest::decode(&refused)),
+            _ => peak(|| SnapshotPart::decode(&refused)),
+        };
+        assert!(held < BYTES_AHEAD_MAX, "{head:?}: held {held}");
     }
     let topology = |len| SystemRecord::decode(&long(&[b'S', 1, 3, 3], len, 2));
     assert!(topology(wire::TOPOLOGY_NAMES_MAX).is_ok() && topology(wire::TOPOLOGY_NAMES_MAX + 1).is_err());

@@ -96,9 +96,7 @@ fn both_name_the_buckets_and_keys_once_and_say_when_they_are_equal_again() {
         };
         assert_eq!(told(&cluster.nodes[at]), expected, "at {at}");
     }
-    let digests_sent = |node: &Node| {
-        node.sent.iter().filter(|(_, m)| matches!(m, PeerMessage::Digest(_))).count()
-    };
+    let digests_sent = |node: &Node| node.sent.iter().filter(|(_, m)| matches!(m, PeerMessage::Digest(_))).count();
     assert!(digests_sent(&cluster.nodes[0]) <= 12, "each minute in the long run: {}", digests_sent(&cluster.nodes[0]));
 
     // Each write replaces what the other still has.

@@ -14,8 +14,11 @@ use polyarch_protocol::catalog::SystemRecord;
 use polyarch_protocol::client::{ClientRequest, ClientResponse, Response};
 use polyarch_protocol::codec::CodecError;
 use polyarch_protocol::peer::{FeedGroup, PeerMessage};
-use polyarch_protocol::{Digest, KeyspaceId, PeerDigest, RecordKey, WriteSet};
-use samples::{feed_samples, peer_samples, request_samples, response_samples, system_samples, write_set_samples};
+use polyarch_protocol::{Digest, KeyspaceId, PeerDigest, RecordKey, SnapshotPart, SnapshotRequest, WriteSet};
+use samples::{
+    feed_samples, peer_samples, request_samples, response_samples, snapshot_part_samples, snapshot_request_samples,
+    system_samples, write_set_samples,
+};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -108,6 +111,27 @@ fn digests() {
     assert_eq!(ClientResponse::decode(&frame[..frame.len() - 1]), Err(CodecError::Malformed));
     let short = [&[b'P', 1, 7, 0, 0xff, 0xff, 0x03][..], &buckets[1..]].concat();
     assert_eq!(PeerMessage::decode(&short), Err(CodecError::Malformed), "not as many buckets as a digest has");
+}
+
+#[test]
+fn snapshots() {
+    #[derive(Debug, PartialEq)]
+    enum Frame {
+        Request(SnapshotRequest),
+        Part(SnapshotPart),
+    }
+    let requests = snapshot_request_samples().into_iter().map(|(name, request)| (name, Frame::Request(request)));
+    let parts = snapshot_part_samples().into_iter().map(|(name, part)| (name, Frame::Part(part)));
+    let encode = |frame: &Frame| match frame {
+        Frame::Request(request) => request.encode(),
+        Frame::Part(part) => part.encode(),
+    };
+    let decode = |bytes: &[u8]| match SnapshotRequest::is_kind(bytes) {
+        true => SnapshotRequest::decode(bytes).map(Frame::Request),
+        false => SnapshotPart::decode(bytes).map(Frame::Part),
+    };
+    let samples: Vec<(&str, Frame)> = requests.chain(parts).collect();
+    check(include_str!("fixtures/snapshot.v1.hex"), &samples, encode, decode);
 }
 
 #[test]

@@ -9,14 +9,17 @@ mod support;
 use bytes::Bytes;
 use messages::{
     applied, cases, feed_group, member, member_change, mutated, peer_message, postcard_number, request, response,
-    system_record, topology, write_set,
+    snapshot_part, snapshot_request, system_record, topology, write_set,
 };
 use polyarch_crdt::{AppliedSet, Dot, FieldPath, Origin};
 use polyarch_protocol::catalog::{self, MemberChange, MemberStatus, SystemRecord};
 use polyarch_protocol::client::{ClientRequest, ClientResponse, Refusal, Supersede};
 use polyarch_protocol::limits::wire;
 use polyarch_protocol::peer::{FeedGroup, Hello, PeerMessage};
-use polyarch_protocol::{Change, Effect, FeedStep, Input, KeyspaceId, LinkId, Topology, WriteSet, WriteSetError};
+use polyarch_protocol::{
+    Change, Effect, FeedStep, Input, KeyspaceId, LinkId, RecordKey, SnapshotPart, SnapshotRecord, SnapshotRequest,
+    Topology, WriteSet, WriteSetError,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use support::{CLUSTER, Node, foreign};
@@ -39,6 +42,8 @@ fn check_all(bytes: &[u8]) -> Result<(), TestCaseError> {
     check(bytes, ClientRequest::decode, ClientRequest::encode)?;
     check(bytes, ClientResponse::decode, ClientResponse::encode)?;
     check(bytes, SystemRecord::decode, |r| r.encode().to_vec())?;
+    check(bytes, SnapshotRequest::decode, SnapshotRequest::encode)?;
+    check(bytes, SnapshotPart::decode, SnapshotPart::encode)?;
     check(bytes, WriteSet::decode, |w| w.encode().to_vec())?;
     check(bytes, |b| FeedGroup::decode(&Bytes::copy_from_slice(b)), FeedGroup::encode)?;
     let compressed = |g: &FeedGroup| g.encode_compressed().unwrap_or_else(|| g.encode());
@@ -56,7 +61,10 @@ proptest! {
     fn each_message_is_read_as_it_was_written(
         peer in peer_message(), group in feed_group(), write_set in write_set(),
         request in request(), response in response(), record in system_record(),
+        asked in snapshot_request(), part in snapshot_part(),
     ) {
+        prop_assert_eq!(SnapshotRequest::decode(&asked.encode()), Ok(asked));
+        prop_assert_eq!(SnapshotPart::decode(&part.encode()), Ok(part));
         prop_assert_eq!(PeerMessage::decode(&peer.encode()), Ok(peer));
         prop_assert_eq!(FeedGroup::decode(&group.encode().into()), Ok(group));
         prop_assert_eq!(WriteSet::decode(&write_set.encode()), Ok(write_set));
@@ -67,7 +75,7 @@ proptest! {
 
     #[test]
     fn random_bytes_are_read_or_refused(
-        kind in prop::sample::select(&b"PFZQASW"[..]), version in 0..3_u8, body in vec(any::<u8>(), 0..80),
+        kind in prop::sample::select(&b"PFZQASWRN"[..]), version in 0..3_u8, body in vec(any::<u8>(), 0..80),
     ) {
         check_all(&[&[kind, version], &body[..]].concat())?;
         check_all(&body)?;
@@ -81,8 +89,10 @@ proptest! {
         request in mutated(request().prop_map(|r| r.encode())),
         response in mutated(response().prop_map(|r| r.encode())),
         record in mutated(system_record().prop_map(|r| r.encode().to_vec())),
+        asked in mutated(snapshot_request().prop_map(|r| r.encode())),
+        part in mutated(snapshot_part().prop_map(|p| p.encode())),
     ) {
-        for bytes in [peer, group, write_set, request, response, record] {
+        for bytes in [peer, group, write_set, request, response, record, asked, part] {
             check_all(&bytes)?;
         }
     }
@@ -135,6 +145,33 @@ fn a_write_set_beyond_a_rule_of_the_format_is_refused() {
     let mut long = good;
     long.changes[0].effect = polyarch_protocol::Effect::Put(vec![0; wire::WRITE_SET_BYTES_MAX].into());
     assert!(matches!(WriteSet::decode(&long.encode()), Err(WriteSetError::TooLong { .. })));
+}
+
+#[test]
+fn a_part_of_a_snapshot_beyond_a_rule_of_the_format_is_refused() {
+    let record = |key: &[u8]| {
+        let SnapshotPart::Records { records, .. } = samples::snapshot_part_samples().swap_remove(2).1 else {
+            panic!("that sample has records")
+        };
+        SnapshotRecord { key: RecordKey::new(records[0].key.keyspace(), key), ..records[0].clone() }
+    };
+    let read = |records: Vec<SnapshotRecord>| {
+        let part = SnapshotPart::Records { records, cut: false };
+        SnapshotPart::decode(&part.encode()) == Ok(part)
+    };
+    assert!(read(vec![record(b"a"), record(b"b")]));
+    assert!(read(vec![record(b"a"), record(b"a")]), "two pieces of one record");
+    assert!(!read(vec![record(b"b"), record(b"a")]), "out of order");
+    assert!(!read(Vec::new()), "nothing");
+    assert!(read(vec![record(b"a"); 4_096]) && !read(vec![record(b"a"); 4_097]));
+    let log = SnapshotPart::Log(Vec::new());
+    assert!(SnapshotPart::decode(&log.encode()).is_err(), "nothing");
+    // Records that break their own rules: a field of nothing, and a key too short to name a keyspace.
+    let raw = |record: &[u8]| SnapshotPart::decode(&[&[b'N', 1, 2, 1][..], record, &[0]].concat());
+    let key = [&[28][..], &[1; 28]].concat();
+    assert!(raw(&[&key[..], &[0]].concat()).is_ok(), "an empty record is as good as none");
+    assert!(raw(&[&key[..], &[1, 0, 0, 0]].concat()).is_err());
+    assert!(raw(&[1, 1, 0]).is_err());
 }
 
 #[test]

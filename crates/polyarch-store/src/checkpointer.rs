@@ -10,6 +10,7 @@
 //! applied-set includes. Replay never goes back behind that, so their dots are never applied again.
 //! The applied-set of this checkpoint would be too new: until its flush is done a crash goes back
 //! to the previous one, and with a backend whose batch is not atomic it would find these records.
+//! Entries that a [`Pin`](crate::Pin) holds on to stay, too.
 //! Nobody may ever write a record again that holds such an entry, so the metadata has an index of
 //! records with absorb entries.
 
@@ -24,8 +25,9 @@ use polyarch_protocol::{Frontier, LogPosition, RecordKey};
 use crate::files::Files;
 use crate::marks::{CHECKPOINT, write_mark};
 use crate::memtable::Generation;
+use crate::pins::Pins;
 use crate::published::Published;
-use crate::state::{BatchEntry, Checkpoint, StateError, StateStore, panic_message};
+use crate::state::{BatchEntry, Checkpoint, Provenance, StateError, StateStore, panic_message};
 
 /// When a checkpoint is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +85,16 @@ pub(crate) struct Checkpointer<S> {
     retry_at_log_bytes: u64,
 }
 
+/// Which state a checkpoint is written to.
+pub(crate) enum Purpose<F> {
+    /// The current one, of the log: `checkpoint.toml` in this directory notes its position, and what
+    /// is pinned stays.
+    Current(F, Pins),
+    /// One that is being joined. Nobody goes back to a checkpoint of it, so nothing notes it; and
+    /// what is applied to it is never applied again, so no pin concerns it.
+    Join(Provenance),
+}
+
 struct Frozen {
     generation: Arc<Generation>,
     position: LogPosition,
@@ -138,7 +150,7 @@ impl<S: StateStore> Checkpointer<S> {
     /// then. `None` while one is running.
     pub(crate) fn begin<F: Files>(
         &mut self,
-        data: &F,
+        purpose: Purpose<F>,
         frontier: &Frontier,
         position: LogPosition,
     ) -> Option<CheckpointJob<F, S>> {
@@ -158,15 +170,31 @@ impl<S: StateStore> Checkpointer<S> {
         }
         let frozen = self.frozen.as_ref()?;
         self.retry_at_log_bytes = self.log_bytes + self.config.retry_log_bytes;
+        let previous = Arc::clone(&self.last);
+        let checkpointed = previous.frontier.heads.applied();
+        let void = match &purpose {
+            Purpose::Current(_, pins) => pins.void(checkpointed),
+            Purpose::Join(_) => checkpointed.clone(),
+        };
         Some(CheckpointJob {
-            data: data.clone(),
-            state: Arc::clone(&self.published.state),
+            purpose,
+            state: self.published.memtable.state(),
             generation: Arc::clone(&frozen.generation),
             position: frozen.position,
             frontier: frozen.frontier.clone(),
-            previous: Arc::clone(&self.last),
+            previous,
+            void,
             running,
         })
+    }
+
+    /// Whether a job is at work or its result has not come back.
+    pub(crate) fn is_running(&self) -> bool {
+        self.frozen.as_ref().is_some_and(|frozen| frozen.running.strong_count() > 0)
+    }
+
+    pub(crate) fn config(&self) -> &CheckpointConfig {
+        &self.config
     }
 
     /// Takes the result of a job.
@@ -187,12 +215,14 @@ impl<S: StateStore> Checkpointer<S> {
 /// It holds all it needs. Dropped without being run, or failed, it may be begun again.
 #[must_use]
 pub struct CheckpointJob<F, S> {
-    data: F,
+    purpose: Purpose<F>,
     state: Arc<S>,
     generation: Arc<Generation>,
     position: LogPosition,
     frontier: Frontier,
     previous: Arc<Checkpoint>,
+    /// Absorb entries of these dots go.
+    void: AppliedSet,
     running: Arc<()>,
 }
 
@@ -234,10 +264,16 @@ impl<F: Files, S: StateStore> CheckpointJob<F, S> {
         let Batch { entries, absorbing, cleaned } = self.batch()?;
         let summary =
             CheckpointSummary { position: self.position, records: entries.len(), cleaned, absorbing: absorbing.len() };
-        let checkpoint = Checkpoint { position: self.position, frontier: self.frontier, absorbing };
+        let (mark_in, provenance) = match self.purpose {
+            Purpose::Current(data, _) => (Some(data), Provenance::Log),
+            Purpose::Join(provenance) => (None, provenance),
+        };
+        let checkpoint = Checkpoint { position: self.position, frontier: self.frontier, absorbing, provenance };
         self.state.apply_sorted(entries, &checkpoint)?;
         self.state.flush()?;
-        write_mark(&self.data, self.position).map_err(CheckpointError::Mark)?;
+        if let Some(data) = mark_in {
+            write_mark(&data, self.position).map_err(CheckpointError::Mark)?;
+        }
         Ok(CheckpointDone { checkpoint, summary, _running: self.running })
     }
 
@@ -247,12 +283,11 @@ impl<F: Files, S: StateStore> CheckpointJob<F, S> {
             absorbing: self.previous.absorbing.clone(),
             cleaned: 0,
         };
-        let void = self.previous.frontier.heads.applied();
         for (key, record) in self.generation.iter() {
-            batch.add(key, without_void_absorb(record, void));
+            batch.add(key, without_void_absorb(record, &self.void));
         }
         for key in self.previous.absorbing.iter().filter(|key| !self.generation.contains(key)) {
-            batch.clean(key, self.state.get(key)?, void);
+            batch.clean(key, self.state.get(key)?, &self.void);
         }
         batch.entries.sort_by(|one, two| one.0.cmp(&two.0));
         Ok(batch)

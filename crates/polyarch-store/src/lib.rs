@@ -3,7 +3,8 @@
 //! The [log] is the truth: write sets in the order they were applied here. The
 //! [state] is what they add up to, written by checkpoints in the background, and between
 //! the two lies the [memtable]. [`Store`] puts them together for the replica, and [`verify()`] checks
-//! them against each other.
+//! them against each other. What a peer's log no longer has comes as a snapshot
+//! ([`SnapshotReceiver`]), and is joined beside the running store ([`Store::begin_join`]).
 
 pub mod files;
 pub mod log;
@@ -11,22 +12,28 @@ pub mod memtable;
 pub mod state;
 
 mod checkpointer;
+mod join;
 mod lock;
 mod log_check;
 mod marks;
 mod open;
 mod overlay;
+mod pins;
 mod published;
+mod snapshot;
 mod store;
 mod verify;
 
 pub use checkpointer::{CheckpointConfig, CheckpointDone, CheckpointError, CheckpointJob, CheckpointSummary};
+pub use join::{JoinConfig, JoinError, JoinJob, JoinPhase, JoinProgress, Joined, RetiredState};
 pub use lock::{DirectoryLock, LockError};
 pub use log_check::LogFinding;
 pub use marks::MarkError;
 pub use open::{OpenError, OpenReport, StateReport};
+pub use pins::Pin;
 pub use published::StateReader;
+pub use snapshot::{SequenceError, SnapshotError, SnapshotPhase, SnapshotProgress, SnapshotReceiver};
 #[cfg(feature = "seeded-bugs")]
 pub use store::SeededBugs;
-pub use store::{DiskStore, Store, StoreConfig, StoreFiles};
+pub use store::{AdoptError, DiskStore, Store, StoreConfig, StoreFiles};
 pub use verify::{DumpError, LogEntry, Problem, VerifyConfig, VerifyError, VerifyReport, dump, verify, verify_parts};

@@ -123,6 +123,22 @@ pub struct SegmentSummary {
     pub heads: Arc<ChainHeads>,
 }
 
+/// Where a log goes on with more than it adds up to: a snapshot was joined there, which brought
+/// write sets that the log does not have.
+///
+/// Two segments make one: an empty one whose header has the heads that the log before adds up to, and
+/// the next, whose header has others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LogBoundary {
+    /// Where the log goes on.
+    pub position: LogPosition,
+    /// What the log before it adds up to, from the boundary before that.
+    pub before: Arc<ChainHeads>,
+    /// The heads it goes on with. Write sets between the two are not in the log.
+    pub heads: Arc<ChainHeads>,
+}
+
 impl<F: Files> Log<F> {
     /// Opens the log in a directory, and begins one where there is none. `known_synced` is a
     /// position that something outside the log, the checkpoint, knows to have been durable.
@@ -260,6 +276,46 @@ impl<F: Files> Log<F> {
             heads: Arc::clone(&mark.heads),
         };
         published.segments.iter().zip(starts).map(summary).collect()
+    }
+
+    /// The retained segments' boundaries, oldest first.
+    pub fn boundaries(&self) -> Vec<LogBoundary> {
+        self.published.lock().boundaries()
+    }
+
+    /// Goes on, durably, with other heads than those that the log adds up to. Nothing is staged.
+    ///
+    /// # Errors
+    /// As [`Log::sync`].
+    pub(crate) fn begin_boundary(&mut self, before: &ChainHeads, heads: &ChainHeads) -> Result<(), LogError> {
+        assert!(self.end == self.durable_end, "nothing is staged where a snapshot is joined");
+        self.check_poison()?;
+        if before == heads {
+            return Ok(());
+        }
+        let begin = |log: &mut Self| {
+            if !log.last_segment_is_empty() {
+                log.begin_segment(before)?;
+            }
+            log.begin_segment(heads)
+        };
+        begin(self).inspect_err(|error| self.poison = Some(error.to_string()))?;
+        self.sync().map(drop)
+    }
+
+    /// Whether no frame lies behind a position of the log.
+    pub(crate) fn ends_at(&self, position: LogPosition) -> bool {
+        let published = self.published.lock();
+        let behind = published.segments.iter().filter(|segment| segment.number > position.segment);
+        let mut behind = behind.peekable();
+        match behind.peek() {
+            None => position == published.end,
+            Some(next) => position >= next.previous && behind.all(PublishedSegment::is_empty),
+        }
+    }
+
+    fn last_segment_is_empty(&self) -> bool {
+        self.published.lock().segments.back().is_some_and(PublishedSegment::is_empty)
     }
 
     /// A reader of the durable part.

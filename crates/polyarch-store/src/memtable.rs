@@ -4,6 +4,9 @@
 //! state and drops it, while a new one fills. A key is looked up in the active generation, then in
 //! the frozen one, and only then in the state, which has whatever was dropped here. Records are
 //! shared and never changed, so no reader holds a lock while it works on one.
+//!
+//! The state below lies behind the same lock, for when a snapshot is joined all three change places
+//! with another state at one moment. A look-up that goes on to the state takes the one of that moment.
 
 use std::collections::{BTreeMap, btree_map};
 use std::iter::Peekable;
@@ -20,17 +23,24 @@ use crate::state::ScanRange;
 /// Records by key, in order; an empty one stands for a key that the state may still have.
 pub type Entry = (RecordKey, Arc<Record>);
 
-/// The generations, shared by one writer and any number of readers.
-#[derive(Debug, Default)]
-pub struct Memtable {
-    generations: RwLock<Generations>,
+/// The generations over a state, shared by one writer and any number of readers.
+pub struct Memtable<S> {
+    generations: RwLock<Generations<S>>,
 }
 
-#[derive(Debug, Default)]
-struct Generations {
+struct Generations<S> {
     active: Generation,
     frozen: Option<Arc<Generation>>,
+    state: Arc<S>,
     freezes: u64,
+}
+
+/// Where the newest published record is.
+pub enum Found<S> {
+    /// Here it is.
+    Record(Arc<Record>),
+    /// If there is one, this state has it.
+    InState(Arc<S>),
 }
 
 /// An ordered set of records and how much memory it takes.
@@ -41,29 +51,60 @@ pub struct Generation {
 }
 
 /// The memtable's part of a scan.
-#[derive(Debug)]
-pub struct MemtablePage {
+pub struct MemtablePage<S> {
     /// Records in order of keys, empty ones included.
     pub records: Vec<Entry>,
     /// Whether the range has no more records here than these.
     pub is_whole: bool,
+    /// The state below, at that moment.
+    pub state: Arc<S>,
     /// How often the memtable had been frozen when they were read.
     pub freezes: u64,
 }
 
-impl Memtable {
-    /// The newest published record, unless only the state has it.
-    pub fn get(&self, key: &RecordKey) -> Option<Arc<Record>> {
+impl<S> Memtable<S> {
+    /// An empty one over a state.
+    pub fn new(state: Arc<S>) -> Self {
+        let (active, frozen) = (Generation::default(), None);
+        Self { generations: RwLock::new(Generations { active, frozen, state, freezes: 0 }) }
+    }
+
+    /// The newest published record, or the state that may have it.
+    pub fn get(&self, key: &RecordKey) -> Found<S> {
         let generations = self.generations.read();
         let frozen = || generations.frozen.as_ref()?.records.get(key);
-        generations.active.records.get(key).or_else(frozen).cloned()
+        match generations.active.records.get(key).or_else(frozen) {
+            Some(record) => Found::Record(Arc::clone(record)),
+            None => Found::InState(Arc::clone(&generations.state)),
+        }
+    }
+
+    /// The state below.
+    pub fn state(&self) -> Arc<S> {
+        Arc::clone(&self.generations.read().state)
+    }
+
+    /// Puts another state, which has all that is here and more, in the place of the state and of all
+    /// generations, at one moment. Gives back the old one.
+    pub fn replace(&self, state: Arc<S>) -> Arc<S> {
+        let mut generations = self.generations.write();
+        let old = (mem::replace(&mut generations.state, state), mem::take(&mut generations.active));
+        let frozen = generations.frozen.take();
+        // A scan that is under way begins again.
+        generations.freezes += 1;
+        drop(generations);
+        // Freed behind the lock: they may be large.
+        let (state, active) = old;
+        drop((active, frozen));
+        state
     }
 
     /// Records of `range` up to the `limit`-th that is not empty, as they were at one moment.
-    pub fn page(&self, range: &ScanRange, limit: usize) -> MemtablePage {
+    pub fn page(&self, range: &ScanRange, limit: usize) -> MemtablePage<S> {
         let generations = self.generations.read();
         let frozen = generations.frozen.iter().flat_map(|frozen| frozen.range(range));
-        let mut page = MemtablePage { records: Vec::new(), is_whole: true, freezes: generations.freezes };
+        let state = Arc::clone(&generations.state);
+        let mut page = MemtablePage { records: Vec::new(), is_whole: true, state, freezes: generations.freezes };
         let mut room = limit;
         for (key, record) in newest_first(generations.active.range(range), frozen) {
             if room == 0 {

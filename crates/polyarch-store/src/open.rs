@@ -12,8 +12,12 @@
 //! | is past the log's end (the log lost what was synced) | nothing: [`LogError::Lost`] |
 //! | is damaged, hangs or panics, or its digest is wrong | set aside, rebuilt |
 //!
+//! | is of a join that did not end | the same as if it were damaged |
+//!
 //! To rebuild is to replay the whole log over an empty state. A log that no longer goes back to the
-//! beginning cannot do that: then nothing is touched, and [`OpenError::StateLost`] says what to do.
+//! beginning cannot do that: then nothing is touched, and [`OpenError::StateLost`] says what to do. Nor
+//! can one that has a *boundary* ([`LogBoundary`]), where a joined snapshot brought what the log does
+//! not have: [`OpenError::StateLostBehindSnapshot`].
 
 use std::sync::Arc;
 
@@ -23,13 +27,14 @@ use polyarch_protocol::{
     Frontier, LogMark, LogPosition, LogReadError, LogSource, StorageError, WriteSet, WriteSetError,
 };
 
-use crate::checkpointer::{CheckpointError, Checkpointer};
+use crate::checkpointer::{CheckpointError, Checkpointer, Purpose};
 use crate::files::Files;
 use crate::lock::LockError;
-use crate::log::{LogError, Recovery};
+use crate::log::{Log, LogBoundary, LogError, Recovery};
 use crate::marks::MarkError;
 use crate::overlay::Overlay;
-use crate::state::{Checkpoint, StateError, StateOpener, StateStore, count_digest};
+use crate::pins::Pins;
+use crate::state::{Checkpoint, Provenance, StateError, StateOpener, StateStore, count_digest};
 use crate::store::StoreConfig;
 
 /// How many write sets are replayed between two publications.
@@ -110,6 +115,17 @@ pub enum OpenError {
         /// What is wrong with the state.
         why: String,
     },
+    /// The state is of no use or has gone back, and the log alone does not add up to it.
+    #[error(
+        "the state is lost ({why}), and the log alone no longer adds up to the data since a snapshot was joined at {boundary}. \
+         Nothing was changed. Run `polyarch repair`, which takes the data from another member"
+    )]
+    StateLostBehindSnapshot {
+        /// What is wrong with the state.
+        why: String,
+        /// Where the log goes on behind what it lacks.
+        boundary: LogPosition,
+    },
     /// The log holds what no node may have written.
     #[error(
         "the log holds no valid write set before {position}: {source}; keep a copy of the data directory and report this"
@@ -181,36 +197,60 @@ enum Unusable {
 }
 
 /// Takes the state as it was opened, which is not ahead of the log, or an empty one in its place.
-pub(crate) fn open_state<O: StateOpener>(
+pub(crate) fn open_state<F: Files, O: StateOpener>(
     opener: &mut O,
     opened: Opened<O::State>,
-    log: &impl LogSource,
+    log: &Log<F>,
     mark: Option<LogPosition>,
     config: &StoreConfig,
 ) -> Result<Base<O::State>, OpenError> {
-    let beginning = log.last_mark(&|heads| heads.applied().is_empty());
-    let examination =
-        Examination { log, mark, beginning: beginning.as_ref(), always_count: config.check_state_at_open };
+    let (reader, boundaries) = (log.reader(), log.boundaries());
+    let beginning = reader.last_mark(&|heads| heads.applied().is_empty());
+    let examination = Examination {
+        log: &reader,
+        boundaries: &boundaries,
+        mark,
+        beginning: beginning.as_ref(),
+        always_count: config.check_state_at_open,
+    };
     let why = match examination.examine(opener, opened) {
         Ok(base) => return Ok(base),
         Err(Unusable::Refuse(error)) => return Err(error),
         Err(Unusable::Rebuild(why)) => why,
     };
-    let Some(beginning) = beginning else {
+    let Some(beginning) = &beginning else {
         return Err(OpenError::StateLost { why });
     };
+    let held = Checkpoint { position: beginning.position, ..Checkpoint::default() };
+    if let Some(boundary) = examination.crossed(&held) {
+        return Err(OpenError::StateLostBehindSnapshot { why, boundary });
+    }
     let set_aside = opener.set_aside().map_err(OpenError::State)?;
     tracing::warn!(%why, %set_aside, "the state is of no use; it was set aside and is rebuilt from the log");
     Ok(Base {
         state: Arc::new(opener.open().map_err(OpenError::State)?),
-        held: Checkpoint { position: beginning.position, ..Checkpoint::default() },
-        from: beginning.position,
+        from: held.position,
+        held,
         report: StateReport::Rebuilt { why, set_aside },
     })
 }
 
+/// Begins the segment that goes on with what a state was joined to be, when a crash came between the
+/// two.
+pub(crate) fn begin_owed_boundary<F: Files>(log: &mut Log<F>, held: &Checkpoint) -> Result<(), LogError> {
+    let Provenance::Joined(before) = &held.provenance else { return Ok(()) };
+    let heads = &held.frontier.heads;
+    let is_there =
+        log.boundaries().iter().any(|boundary| boundary.position > held.position && *boundary.heads == *heads);
+    match !is_there && log.ends_at(held.position) {
+        true => log.begin_boundary(before, heads),
+        false => Ok(()),
+    }
+}
+
 struct Examination<'a, L> {
     log: &'a L,
+    boundaries: &'a [LogBoundary],
     mark: Option<LogPosition>,
     beginning: Option<&'a LogMark>,
     always_count: bool,
@@ -220,10 +260,20 @@ impl<L: LogSource> Examination<'_, L> {
     fn examine<O: StateOpener>(&self, opener: &O, opened: Opened<O::State>) -> Result<Base<O::State>, Unusable> {
         let (state, held) = opened.0?;
         let is_new = held.is_none();
+        if held.as_ref().is_some_and(|held| held.provenance == Provenance::Joining) {
+            return Err(Unusable::Rebuild("it is of a join that did not end".into()));
+        }
         let mut held = match held {
             Some(held) => held,
             None => self.nothing_held()?,
         };
+        if let Some(boundary) = self.crossed(&held) {
+            let why = match is_new {
+                true => "it is empty".into(),
+                false => format!("it has gone back to {}", held.position),
+            };
+            return Err(Unusable::Refuse(OpenError::StateLostBehindSnapshot { why, boundary }));
+        }
         let behind = self.mark.filter(|mark| held.position < *mark);
         if self.always_count || behind.is_some() || !state.is_atomic() {
             self.count(opener, &state, &mut held)?;
@@ -235,6 +285,14 @@ impl<L: LogSource> Examination<'_, L> {
             None => StateReport::Intact,
         };
         Ok(Base { from: held.position, state, held, report })
+    }
+
+    /// The first boundary that a replay from this checkpoint on would come upon, unless it is the one
+    /// that the checkpoint is of.
+    fn crossed(&self, held: &Checkpoint) -> Option<LogPosition> {
+        let is_crossed =
+            |boundary: &&LogBoundary| boundary.position > held.position && *boundary.heads != held.frontier.heads;
+        self.boundaries.iter().find(is_crossed).map(|boundary| boundary.position)
     }
 
     /// Whether replay can go on from where the state is.
@@ -312,6 +370,7 @@ pub(crate) struct Replay<'a, F, S> {
     pub(crate) frontier: Frontier,
     pub(crate) replayed: u64,
     pub(crate) data: &'a F,
+    pub(crate) pins: &'a Pins,
     #[cfg(feature = "seeded-bugs")]
     pub(crate) bugs: crate::store::SeededBugs,
 }
@@ -340,7 +399,8 @@ impl<F: Files, S: StateStore> Replay<'_, F, S> {
         if !self.checkpointer.is_due() {
             return Ok(());
         }
-        if let Some(job) = self.checkpointer.begin(self.data, &self.frontier, end) {
+        let purpose = Purpose::Current(self.data.clone(), self.pins.clone());
+        if let Some(job) = self.checkpointer.begin(purpose, &self.frontier, end) {
             let summary = self.checkpointer.finish(job.run()?);
             tracing::info!(position = %summary.position, records = summary.records, "checkpoint during replay");
         }

@@ -5,18 +5,17 @@ use std::sync::Arc;
 use polyarch_crdt::Record;
 use polyarch_protocol::RecordKey;
 
-use crate::memtable::{Entry, Memtable, newest_first};
+use crate::memtable::{Entry, Found, Memtable, newest_first};
 use crate::state::{ScanRange, StateError, StateStore};
 
 /// The published records of a store.
 pub(crate) struct Published<S> {
-    pub(crate) memtable: Memtable,
-    pub(crate) state: Arc<S>,
+    pub(crate) memtable: Memtable<S>,
 }
 
 impl<S: StateStore> Published<S> {
     pub(crate) fn new(state: Arc<S>) -> Self {
-        Self { memtable: Memtable::default(), state }
+        Self { memtable: Memtable::new(state) }
     }
 
     /// The record, empty when there is none.
@@ -25,8 +24,8 @@ impl<S: StateStore> Published<S> {
     /// what was not in the memtable then, the state has, or something newer.
     pub(crate) fn get(&self, key: &RecordKey) -> Result<Arc<Record>, StateError> {
         match self.memtable.get(key) {
-            Some(record) => Ok(record),
-            None => Ok(self.state.get(key)?.map_or_else(Arc::default, Arc::new)),
+            Found::Record(record) => Ok(record),
+            Found::InState(state) => Ok(state.get(key)?.map_or_else(Arc::default, Arc::new)),
         }
     }
 
@@ -35,7 +34,7 @@ impl<S: StateStore> Published<S> {
         loop {
             let page = self.memtable.page(range, limit);
             let freezes = page.freezes;
-            let records = self.merged(range, limit, page.records)?;
+            let records = merged(&*page.state, range, limit, page.records)?;
             // The frozen records of that moment cover what a checkpoint of them changes in the
             // state. Those frozen since do not: what they bring may be one half of a write set
             // whose other half the page has in an older version.
@@ -44,23 +43,28 @@ impl<S: StateStore> Published<S> {
             }
         }
     }
+}
 
-    /// Merges the memtable's page, which holds all that can be among the first `limit`, with the state.
-    fn merged(&self, range: &ScanRange, limit: usize, newer: Vec<Entry>) -> Result<Vec<Entry>, StateError> {
-        let mut pages = StatePages {
-            state: &*self.state,
-            rest: Some(range.clone()),
-            page: Vec::new().into_iter(),
-            // Some of a page may be covered: a few more save another round.
-            page_records: limit.saturating_add(newer.len().min(64)),
-            failed: None,
-        };
-        let merged = newest_first(newer.into_iter(), &mut pages);
-        let records: Vec<Entry> = merged.filter(|(_, record)| !record.is_empty()).take(limit).collect();
-        match pages.failed {
-            Some(error) => Err(error),
-            None => Ok(records),
-        }
+/// Merges the memtable's page, which holds all that can be among the first `limit`, with the state.
+fn merged<S: StateStore>(
+    state: &S,
+    range: &ScanRange,
+    limit: usize,
+    newer: Vec<Entry>,
+) -> Result<Vec<Entry>, StateError> {
+    let mut pages = StatePages {
+        state,
+        rest: Some(range.clone()),
+        page: Vec::new().into_iter(),
+        // Some of a page may be covered: a few more save another round.
+        page_records: limit.saturating_add(newer.len().min(64)),
+        failed: None,
+    };
+    let merged = newest_first(newer.into_iter(), &mut pages);
+    let records: Vec<Entry> = merged.filter(|(_, record)| !record.is_empty()).take(limit).collect();
+    match pages.failed {
+        Some(error) => Err(error),
+        None => Ok(records),
     }
 }
 
@@ -139,7 +143,7 @@ impl<S: StateStore> StateReader<S> {
     /// # Errors
     /// When they cannot be counted.
     pub fn state_bytes(&self) -> Result<u64, StateError> {
-        self.published.state.size()
+        self.published.memtable.state().size()
     }
 
     /// The bytes of records that are not in the state yet.

@@ -14,25 +14,30 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use polyarch_crdt::Record;
 use polyarch_protocol::{ChainHeads, Frontier, KeyspaceId, LogPosition, RecordKey, Records, Storage, StorageError};
 
-use crate::checkpointer::{CheckpointConfig, CheckpointDone, CheckpointJob, CheckpointSummary, Checkpointer};
+use crate::checkpointer::{CheckpointConfig, CheckpointDone, CheckpointJob, CheckpointSummary, Checkpointer, Purpose};
 use crate::files::{Directory, Files};
+use crate::join::{Adopted, JoinConfig, JoinError, JoinJob, Joined, RetiredState};
 use crate::lock::DirectoryLock;
 use crate::log::{Log, LogCheck, LogConfig, LogError, LogReader, Survey};
 use crate::log_check::{LogCheckThread, LogFinding};
-use crate::marks::{LOG_BEGINS, read_log_begins, read_mark, write_log_begins};
-use crate::open::{OpenError, OpenReport, Opened, Replay, open_state};
+use crate::marks::{CHECKPOINT, LOG_BEGINS, read_log_begins, read_mark, write_log_begins, write_mark};
+use crate::open::{OpenError, OpenReport, Opened, Replay, begin_owed_boundary, open_state};
 use crate::overlay::{Overlay, storage_error};
+use crate::pins::{Pin, Pins};
 use crate::published::{Published, StateReader};
-use crate::state::{SledConfig, SledState, StateDirectory, StateOpener, StateStore};
+use crate::snapshot::{SnapshotError, SnapshotReceiver};
+use crate::state::{SledConfig, SledState, StateDirectory, StateError, StateOpener, StateStore, Succession};
 
 /// The log's directory within the data directory.
 pub(crate) const LOG: &str = "log";
+/// The directory of a snapshot on its way in.
+pub(crate) const SNAPSHOT: &str = "snapshot";
 
 /// How a store is kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -41,6 +46,8 @@ pub struct StoreConfig {
     pub log: LogConfig,
     /// When the memtable goes to the state.
     pub checkpoint: CheckpointConfig,
+    /// How much a join of a snapshot does at once.
+    pub join: JoinConfig,
     /// sled, where the state is sled.
     pub sled: SledConfig,
     /// Whether all records are read and counted at every open, and not only when there is reason
@@ -59,6 +66,12 @@ pub struct SeededBugs {
     pub absorb_removed_at_once: bool,
     /// The coordinator computes on what is published, not on what is staged.
     pub reads_durable_instead_of_staged: bool,
+    /// A checkpoint takes absorb entries away from walks that began before their dots came.
+    pub absorb_not_pinned: bool,
+    /// Segments of the log are removed that a walk is yet to read.
+    pub log_not_pinned: bool,
+    /// A snapshot is joined without the log that came with it.
+    pub join_without_log: bool,
 }
 
 /// Where a store's files are: the data directory and the log's directory in it.
@@ -68,12 +81,14 @@ pub struct StoreFiles<F> {
     pub data: F,
     /// The log's segments.
     pub log: F,
+    /// A snapshot on its way in.
+    pub snapshot: F,
 }
 
 impl<F: Clone> From<F> for StoreFiles<F> {
-    /// Both in one directory; their names do not meet. For simulated disks.
+    /// All in one directory; their names do not meet. For simulated disks.
     fn from(files: F) -> Self {
-        Self { data: files.clone(), log: files }
+        Self { data: files.clone(), log: files.clone(), snapshot: files }
     }
 }
 
@@ -86,9 +101,16 @@ pub type DiskStore = Store<Directory, SledState>;
 /// run its checkpoints.
 pub struct Store<F: Files, S: StateStore> {
     data: F,
+    snapshot: F,
     log: Log<F>,
     overlay: Overlay<S>,
     checkpointer: Checkpointer<S>,
+    pins: Pins,
+    succession: Arc<dyn Succession<S>>,
+    join: JoinConfig,
+    // Alive as long as a join runs or its result was not adopted.
+    joining: Weak<()>,
+    retired: Option<RetiredState<S>>,
     log_check: Option<LogCheckThread>,
     // Let go of last.
     _lock: Option<DirectoryLock>,
@@ -110,8 +132,9 @@ impl DiskStore {
         let data = opened(directory)?;
         let lock = DirectoryLock::acquire(directory)?;
         let log = opened(&directory.join(LOG))?;
+        let snapshot = opened(&directory.join(SNAPSHOT))?;
         let state = StateDirectory::sled(directory, config.sled.clone());
-        let (mut store, frontier, report) = Self::open(StoreFiles { data, log }, state, config)?;
+        let (mut store, frontier, report) = Self::open(StoreFiles { data, log, snapshot }, state, config)?;
         store._lock = Some(lock);
         Ok((store, frontier, report))
     }
@@ -138,8 +161,13 @@ impl<F: Files, S: StateStore> Store<F, S> {
         survey.check_begins(read_log_begins(&files.data)?)?;
         let opened = Opened::new(&mut state);
         opened.position().map_or(Ok(()), |position| survey.check_reaches(position))?;
-        let (log, recovery) = survey.resume()?;
-        let base = open_state(&mut state, opened, &log.reader(), mark, config)?;
+        let (mut log, recovery) = survey.resume()?;
+        let base = open_state(&mut state, opened, &log, mark, config)?;
+        begin_owed_boundary(&mut log, &base.held)?;
+        #[cfg(feature = "seeded-bugs")]
+        let pins = Pins::with_bugs(config.bugs);
+        #[cfg(not(feature = "seeded-bugs"))]
+        let pins = Pins::default();
         let published = Arc::new(Published::new(base.state));
         let frontier = base.held.frontier.clone();
         let mut replay = Replay {
@@ -148,6 +176,7 @@ impl<F: Files, S: StateStore> Store<F, S> {
             frontier,
             replayed: 0,
             data: &files.data,
+            pins: &pins,
             #[cfg(feature = "seeded-bugs")]
             bugs: config.bugs,
         };
@@ -158,9 +187,15 @@ impl<F: Files, S: StateStore> Store<F, S> {
         let Replay { overlay, checkpointer, frontier, .. } = replay;
         let store = Self {
             data: files.data,
+            snapshot: files.snapshot,
             log,
             overlay,
             checkpointer,
+            pins,
+            succession: state.succession(),
+            join: config.join.clone(),
+            joining: Weak::new(),
+            retired: None,
             log_check: None,
             _lock: None,
             #[cfg(feature = "seeded-bugs")]
@@ -177,7 +212,7 @@ impl<F: Files, S: StateStore> Store<F, S> {
     /// may not be on the disk.
     pub fn sync(&mut self) -> Result<LogPosition, LogError> {
         let end = self.sync_log()?;
-        self.overlay.publish();
+        self.publish_staged();
         Ok(end)
     }
 
@@ -194,8 +229,12 @@ impl<F: Files, S: StateStore> Store<F, S> {
     /// Makes all that was staged visible to this node's readers without waiting for the disk: for
     /// `durability = "interval"` only, where acks and local reads may run ahead of it. Peers are
     /// sent only what [`Store::sync`] made durable, and so is the state.
+    ///
+    /// After [`Store::adopt`] it makes the adopted state visible.
     pub fn publish_staged(&mut self) {
-        self.overlay.publish();
+        if let Some(state) = self.overlay.publish() {
+            self.retired = Some(RetiredState { state, succession: Arc::clone(&self.succession) });
+        }
     }
 
     /// The end of what is durable.
@@ -253,12 +292,16 @@ impl<F: Files, S: StateStore> Store<F, S> {
     /// Begins a checkpoint though none is due: before a stop, to shorten the next start.
     /// Otherwise as [`Store::begin_checkpoint`].
     pub fn begin_checkpoint_now(&mut self, frontier: &Frontier) -> Option<CheckpointJob<F, S>> {
-        let durable = self.log.durable_end();
-        let all_is_durable = self.overlay.is_empty() && self.log.staged_end() == durable;
-        match all_is_durable {
-            true => self.checkpointer.begin(&self.data, frontier, durable),
+        let purpose = Purpose::Current(self.data.clone(), self.pins.clone());
+        match self.is_all_durable() {
+            true => self.checkpointer.begin(purpose, frontier, self.log.durable_end()),
             false => None,
         }
+    }
+
+    /// Whether nothing is staged, and all that is visible is durable.
+    fn is_all_durable(&self) -> bool {
+        self.overlay.is_empty() && self.log.staged_end() == self.log.durable_end()
     }
 
     /// Lets go of what a checkpoint has written.
@@ -275,7 +318,7 @@ impl<F: Files, S: StateStore> Store<F, S> {
     }
 
     /// Removes the log's segments that lie wholly before `floor`, the caller's reason to keep any,
-    /// and before the checkpoint before last, without which a state that rolls back once could not
+    /// before what is pinned ([`Store::pin`]), and before the checkpoint before last, without which a state that rolls back once could not
     /// be brought up again. Returns the numbers of those removed: none before there was a
     /// checkpoint since the start.
     ///
@@ -287,11 +330,130 @@ impl<F: Files, S: StateStore> Store<F, S> {
     /// until it is opened again.
     pub fn remove_log_before(&mut self, floor: LogPosition) -> Result<Vec<u64>, LogError> {
         let Some(before_last) = self.checkpointer.before_last() else { return Ok(Vec::new()) };
-        let keep = before_last.min(floor);
+        let keep = before_last.min(floor).min(self.pins.earliest().unwrap_or(floor));
         let Some(begins) = self.log.first_kept(keep) else { return Ok(Vec::new()) };
         let noted = write_log_begins(&self.data, begins).map_err(LogError::write("write", LOG_BEGINS));
         noted.inspect_err(|error| self.log.poison(error.to_string()))?;
         self.log.remove_segments_before(keep)
+    }
+
+    /// Holds on to what a walk over the records needs that begins now, when `frontier` is that of all
+    /// that was appended: for a donor of a snapshot, which reads records by [`Store::reader`] and then
+    /// the log behind [`Pin::position`] by [`Store::log_reader`].
+    ///
+    /// To be called right after [`Store::sync`]: `None` is the answer while anything is staged or
+    /// visible and not durable.
+    pub fn pin(&mut self, frontier: &Frontier) -> Option<Pin> {
+        self.is_all_durable().then(|| self.pins.pin(frontier, self.log.durable_end()))
+    }
+
+    /// The directory for a snapshot on its way in: for [`SnapshotReceiver::begin`].
+    pub fn snapshot_files(&self) -> &F {
+        &self.snapshot
+    }
+
+    /// A snapshot that was on its way in when the store was closed, or whose join did not end. If it
+    /// is whole, it may be joined; if not, its fetch may go on. One that brings nothing which
+    /// `frontier` lacks is removed: a crash came between its adoption and that. Reads the whole file.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn pending_snapshot(&self, frontier: &Frontier) -> Result<Option<SnapshotReceiver<F>>, SnapshotError> {
+        let Some(pending) = SnapshotReceiver::open(self.snapshot.clone())? else { return Ok(None) };
+        let applied = frontier.heads.applied();
+        match pending.heads().is_some_and(|heads| applied.includes_all(heads.applied())) {
+            true => pending.remove().map(|()| None),
+            false => Ok(Some(pending)),
+        }
+    }
+
+    /// Begins to join a whole snapshot. `frontier` is that of all that was appended; it may be the
+    /// empty one of a new store, which then becomes what the snapshot is.
+    ///
+    /// The job runs on a thread in the background, and what it returns goes to [`Store::adopt`]. Until
+    /// then the store goes on as before, but for what a [`Store::pin`] holds on to.
+    ///
+    /// To be called right after [`Store::sync`].
+    ///
+    /// # Errors
+    /// While anything is staged, while another join is not over, or when the snapshot is not whole: it
+    /// is given back.
+    pub fn begin_join(
+        &mut self,
+        snapshot: SnapshotReceiver<F>,
+        frontier: &Frontier,
+    ) -> Result<JoinJob<F, S>, SnapshotReceiver<F>> {
+        if !snapshot.is_whole() || self.joining.strong_count() > 0 {
+            return Err(snapshot);
+        }
+        let Some(pin) = self.pin(frontier) else { return Err(snapshot) };
+        let running = Arc::new(());
+        self.joining = Arc::downgrade(&running);
+        Ok(JoinJob {
+            snapshot,
+            records: self.reader(),
+            log: self.log.reader(),
+            pin,
+            succession: Arc::clone(&self.succession),
+            config: self.join.clone(),
+            checkpoint: self.checkpointer.config().clone(),
+            #[cfg(feature = "seeded-bugs")]
+            leaves_out_log: self.bugs.join_without_log,
+            running,
+        })
+    }
+
+    /// Whether a joined state may be adopted now: nothing is staged, and no checkpoint is running or
+    /// waits for [`Store::finish_checkpoint`]. A driver that holds one begins no checkpoint until it is
+    /// adopted.
+    pub fn may_adopt(&self) -> bool {
+        self.is_all_durable() && !self.checkpointer.is_running()
+    }
+
+    /// Takes a joined state in the place of the current one, and returns the frontier that goes with
+    /// it. `frontier` is that of all that was appended, and included in it.
+    ///
+    /// When this returns, the joined state is durably the current one, the log goes on with a segment
+    /// that begins with its frontier, all pins are void, and the snapshot's file is gone. The caller
+    /// reads and writes the new records from here on; readers see them, at one moment, with the next
+    /// [`Store::publish_staged`] (or [`Store::sync`]), so that the caller can publish its frontier at
+    /// the same moment. Waits for the disk: for what was written since the join ended, and some syncs.
+    ///
+    /// A crash within leaves the old state and the snapshot's file, or the new state.
+    ///
+    /// # Errors
+    /// See [`AdoptError`]: either nothing has changed, or the store takes nothing more.
+    ///
+    /// # Panics
+    /// When it may not be adopted now: see [`Store::may_adopt`]; or is of another store.
+    pub fn adopt(&mut self, mut joined: Joined<F, S>, frontier: &Frontier) -> Result<Frontier, AdoptError> {
+        assert!(self.may_adopt(), "a joined state is adopted when nothing is staged and no checkpoint runs");
+        assert!(self.pins.holds(&joined.pin), "a joined state is adopted by the store that began the join");
+        joined.complete(self.log.durable_end(), &frontier.heads)?;
+        let adopted = joined.adopt().map_err(AdoptError::State);
+        let adopted = adopted.and_then(|adopted| self.commit(&adopted, frontier).map(|()| adopted));
+        let Adopted { state, held, snapshot } = adopted.inspect_err(|error| self.log.poison(error.to_string()))?;
+        self.pins.invalidate();
+        let joined = held.frontier.clone();
+        let published = Arc::clone(self.overlay.published());
+        self.checkpointer = Checkpointer::new(self.checkpointer.config().clone(), published, held);
+        self.overlay.adopt(state);
+        if let Err(error) = snapshot.remove() {
+            tracing::warn!(%error, "a snapshot that was joined cannot be removed; the next start does");
+        }
+        Ok(joined)
+    }
+
+    /// What follows on the step that made the joined state the current one. A crash before the end of
+    /// it is made good by the next open.
+    fn commit(&mut self, adopted: &Adopted<F, S>, frontier: &Frontier) -> Result<(), AdoptError> {
+        self.log.begin_boundary(&frontier.heads, &adopted.held.frontier.heads)?;
+        write_mark(&self.data, adopted.held.position).map_err(AdoptError::Mark)
+    }
+
+    /// The state that was current before the one that was adopted last, to be removed from the disk.
+    pub fn take_retired(&mut self) -> Option<RetiredState<S>> {
+        self.retired.take()
     }
 
     fn staged_record(&mut self, key: &RecordKey) -> Result<Arc<Record>, StorageError> {
@@ -300,6 +462,35 @@ impl<F: Files, S: StateStore> Store<F, S> {
             return self.overlay.published().get(key).map_err(storage_error);
         }
         self.overlay.get(key).map_err(storage_error)
+    }
+}
+
+/// Why a joined state was not adopted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AdoptError {
+    /// The rest of the own log could not be applied to it. The store goes on as it was, and the
+    /// snapshot may be joined once more.
+    #[error("the joined state was not adopted, and nothing has changed: {0}")]
+    Join(#[from] JoinError),
+    /// Whether it became the current state is unknown. The store takes nothing more; start the node
+    /// again.
+    #[error("the joined state may not be the current one: {0}; look at the disk and start the node again")]
+    State(StateError),
+    /// It is the current state, and the log does not say so. The store takes nothing more; start the
+    /// node again.
+    #[error("the joined state was adopted, and the log failed: {0}")]
+    Log(#[from] LogError),
+    /// It is the current state, and `checkpoint.toml` does not say so. The store takes nothing more;
+    /// start the node again.
+    #[error("the joined state was adopted, and its mark in {CHECKPOINT} was not written: {0}; start the node again")]
+    Mark(io::Error),
+}
+
+impl AdoptError {
+    /// Whether the store takes nothing more.
+    pub fn is_fatal(&self) -> bool {
+        !matches!(self, Self::Join(_))
     }
 }
 

@@ -6,7 +6,9 @@
 //! and with the chain heads in the segments' headers; the state with its digest, with the log's
 //! chain heads at its position, and with `checkpoint.toml`; the log's first segment with `log.toml`;
 //! and, where the log still begins at the
-//! beginning, all records with what the log adds up to from nothing.
+//! beginning, all records with what the log adds up to from nothing. A *boundary*, where a joined
+//! snapshot brought what the log does not have, is none of these differences, and ends that last
+//! comparison. A snapshot on its way in is looked at, and how far it is is told.
 
 mod scratch;
 
@@ -27,10 +29,12 @@ use crate::log::{Inspected, LogError, LogInspection, check_begins};
 use crate::marks::{CHECKPOINT, MarkError, read_log_begins, read_mark};
 use crate::overlay::Overlay;
 use crate::published::Published;
+use crate::snapshot::{INCOMING, SnapshotError, SnapshotProgress, look};
 use crate::state::{
-    Checkpoint, STATE, ScanRange, SledConfig, StateDirectory, StateOpener, StateStore, count_digest, for_each_record,
+    Checkpoint, Provenance, STATE, ScanRange, SledConfig, StateDirectory, StateOpener, StateStore, count_digest,
+    for_each_record,
 };
-use crate::store::{LOG, StoreFiles};
+use crate::store::{LOG, SNAPSHOT, StoreFiles};
 use scratch::Scratch;
 
 /// How a directory is verified.
@@ -64,8 +68,13 @@ pub struct VerifyReport {
     pub unsynced_bytes: u64,
     /// A last segment that was begun and never synced; the next start removes it.
     pub unborn_segment: Option<u64>,
-    /// Whether the log goes back to the beginning, so that all records were compared with it.
+    /// Whether the log goes back to the beginning, without a boundary, so that all records were
+    /// compared with it.
     pub from_the_beginning: bool,
+    /// Places where the log goes on with more than it adds up to, since a snapshot was joined there.
+    pub boundaries: u64,
+    /// How far a snapshot is that is on its way in; `None` when there is none.
+    pub snapshot: Option<SnapshotProgress>,
     /// How far the state holds the log; `None` when there is none.
     pub state_position: Option<LogPosition>,
     /// Records in the state.
@@ -158,6 +167,7 @@ pub fn verify_parts<F: Files, O: StateOpener>(
     let mut findings = Findings { report: VerifyReport::default(), problems_max };
     let mark = findings.read(read_mark(&files.data))?.flatten();
     let begins = findings.read(read_log_begins(&files.data))?;
+    findings.snapshot(&files.snapshot)?;
     let base = Base::read(state, mark, &mut findings);
     let mut walk = Walk::new(base);
     walk.log(files.log.clone(), mark, begins, &mut findings)?;
@@ -181,6 +191,18 @@ impl Findings {
                 Ok(None)
             }
         }
+    }
+
+    /// A snapshot on its way in. Whatever part of it is unsound is fetched again.
+    fn snapshot(&mut self, files: &impl Files) -> Result<(), VerifyError> {
+        match look(files) {
+            Ok(progress) => self.report.snapshot = progress,
+            Err(SnapshotError::Io { source, .. }) => {
+                return Err(VerifyError::Unreadable { path: Path::new(SNAPSHOT).join(INCOMING), source });
+            }
+            Err(error) => self.add(SNAPSHOT, error),
+        }
+        Ok(())
     }
 
     fn add(&mut self, place: impl fmt::Display, what: impl fmt::Display) {
@@ -232,6 +254,9 @@ impl<S: StateStore> Base<S> {
         })?;
         let is_empty = held.is_none();
         let held = held.unwrap_or_default();
+        if held.provenance == Provenance::Joining {
+            findings.add("state", "a snapshot was being joined into it, and not to the end");
+        }
         findings.report.state_position = (!is_empty).then_some(held.position);
         findings.report.state_records = records;
         let differing = if state.is_atomic() { held.frontier.digest.differing(&digest) } else { Vec::new() };
@@ -256,6 +281,8 @@ struct Walk<S> {
     heads: Option<ChainHeads>,
     /// Whether a frame or segment was seen to begin where the state is.
     met_state: bool,
+    /// Whether the segment at hand has no frames so far.
+    is_segment_empty: bool,
 }
 
 struct Replica<R> {
@@ -289,7 +316,7 @@ impl<S: StateStore> Walk<S> {
             records: Overlay::new(Arc::new(Published::new(base.state))),
             frontier: base.held.frontier,
         });
-        Self { upon_state, upon_nothing: None, held, heads: None, met_state }
+        Self { upon_state, upon_nothing: None, held, heads: None, met_state, is_segment_empty: true }
     }
 
     fn log<F: Files>(
@@ -349,6 +376,9 @@ impl<S: StateStore> Walk<S> {
                 self.upon_nothing = Some(Replica { records: Memory::default(), frontier: Frontier::default() });
             }
             None => self.check_start(start, &heads, findings),
+            Some(counted) if *counted != heads && self.is_boundary(counted, &heads) => {
+                self.boundary(start, &heads, findings);
+            }
             Some(counted) if *counted != heads => {
                 findings.add(
                     start,
@@ -358,7 +388,27 @@ impl<S: StateStore> Walk<S> {
             Some(_) => {}
         }
         self.heads = Some(heads);
+        self.is_segment_empty = true;
         self.meet_state(start, findings);
+    }
+
+    /// Whether a snapshot was joined between two segments.
+    fn is_boundary(&self, before: &ChainHeads, after: &ChainHeads) -> bool {
+        self.is_segment_empty && after.applied().includes_all(before.applied())
+    }
+
+    /// From here on the log goes on with what it does not have.
+    fn boundary(&mut self, start: LogPosition, heads: &ChainHeads, findings: &mut Findings) {
+        findings.report.boundaries += 1;
+        findings.report.from_the_beginning = false;
+        self.upon_nothing = None;
+        let crosses = |held: &Checkpoint| held.position < start && held.frontier.heads != *heads;
+        if let Some(held) = self.held.as_ref().filter(|held| crosses(held)) {
+            let (at, remedy) = (held.position, "run `polyarch repair`");
+            findings
+                .add("state", format!("it is at {at}, and a snapshot was joined at {start} that it lacks; {remedy}"));
+            self.upon_state = None;
+        }
     }
 
     /// A log whose beginning was removed must begin before the state's position.
@@ -378,8 +428,12 @@ impl<S: StateStore> Walk<S> {
             return;
         }
         self.met_state = true;
-        if held.frontier.heads != *heads {
-            let what = format!("at {at} it is not what the log has: {}", difference(heads, &held.frontier.heads));
+        let logged = match &held.provenance {
+            Provenance::Joined(logged) => logged,
+            Provenance::Log | Provenance::Joining => &held.frontier.heads,
+        };
+        if logged != heads {
+            let what = format!("at {at} it is not what the log has: {}", difference(heads, logged));
             findings.add("state", what);
         }
     }
@@ -387,6 +441,7 @@ impl<S: StateStore> Walk<S> {
     fn frame(&mut self, end: LogPosition, bytes: &Bytes, findings: &mut Findings) {
         findings.report.write_sets += 1;
         findings.report.log_end = end;
+        self.is_segment_empty = false;
         let write_set = match WriteSet::decode(bytes) {
             Ok(write_set) => write_set,
             Err(error) => return self.pass_over(end, findings, error),
@@ -568,7 +623,11 @@ fn existing(directory: &Path) -> Result<StoreFiles<Directory>, VerifyError> {
     let data = Directory::existing(directory).map_err(failed)?;
     for part in PARTS {
         if fs::exists(directory.join(part)).map_err(failed)? {
-            return Ok(StoreFiles { data, log: Directory::unopened(directory.join(LOG)) });
+            return Ok(StoreFiles {
+                data,
+                log: Directory::unopened(directory.join(LOG)),
+                snapshot: Directory::unopened(directory.join(SNAPSHOT)),
+            });
         }
     }
     Err(failed(io::Error::new(io::ErrorKind::NotFound, format!("it holds none of {}", PARTS.join(", ")))))

@@ -110,7 +110,8 @@ fn open(path: &Path, config: &StoreConfig) -> Result<DiskNode, OpenError> {
 /// Opens with another way to open the state.
 fn open_with(path: &Path, state: StateDirectory<SledState>) -> Result<(DiskStore, Frontier, OpenReport), OpenError> {
     let log = Directory::open(path.join("log")).unwrap();
-    Store::open(StoreFiles { data: Directory::open(path).unwrap(), log }, state, &config())
+    let snapshot = Directory::open(path.join("snapshot")).unwrap();
+    Store::open(StoreFiles { data: Directory::open(path).unwrap(), log, snapshot }, state, &config())
 }
 
 fn write(node: &mut DiskNode, numbers: std::ops::Range<u32>, origin: u32) {

@@ -5,6 +5,8 @@
 
 use polyarch_crdt::{AppliedSet, Origin};
 
+use super::sessions::Session;
+use super::views::missing;
 use super::{LinkId, Now, Output, Replica};
 use crate::catalog::Catalog;
 use crate::event::Event;
@@ -62,13 +64,22 @@ impl<S: Storage> Replica<S> {
         let applied = self.frontier.heads.applied();
         let candidates = self.established().filter(|(_, session)| {
             let cannot_feed = |origin: &Origin| session.lacks_log_of(*origin) && session.has_more_of(*origin, applied);
-            unfed.iter().any(cannot_feed)
+            unfed.iter().any(cannot_feed) && self.shares_history(session)
         });
-        let rank = |session: &super::Session| {
-            let has = session.heartbeat.as_ref().map_or(0, |heartbeat| heartbeat.applied.since(applied).write_sets());
+        let rank = |session: &Session| {
+            let has = session.heartbeat.as_ref().map_or(0, |heartbeat| missing(applied, &heartbeat.applied));
             (self.snapshots.last_donor == Some(session.server_id), has)
         };
         candidates.max_by_key(|(_, session)| rank(session)).map(|(link, _)| link)
+    }
+
+    /// Whether nothing speaks for another history of an origin there than here: a join would mix the
+    /// two, and nobody could tell them apart again. Which side's feed of it is stopped says nothing of
+    /// who holds which, so whoever has any of it is passed over.
+    fn shares_history(&self, session: &Session) -> bool {
+        let (ours, Some(heard)) = (self.frontier.heads.applied(), &session.heartbeat) else { return false };
+        let mut stopped = self.paused.iter().chain(&heard.paused);
+        !stopped.any(|origin| ours.seq(*origin) > 0 && heard.applied.seq(*origin) > 0)
     }
 
     /// Origins of which linked members have more than this node, none of which can feed it.
@@ -110,6 +121,7 @@ impl<S: Storage> Replica<S> {
         let from = self.snapshots.fetching.take().map(|(_, server_id)| server_id);
         self.snapshots = Snapshots::default();
         let gained = frontier.heads.applied().since(self.frontier.heads.applied());
+        self.counters.received += missing(self.frontier.heads.applied(), frontier.heads.applied());
         self.close_epoch_if_overtaken(frontier.heads.applied());
         self.frontier = frontier;
         self.durable.position = self.storage.staged_end();
@@ -122,7 +134,6 @@ impl<S: Storage> Replica<S> {
         let before = self.catalog.clone();
         self.catalog_before.get_or_insert(before);
         self.catalog = std::sync::Arc::new(Catalog::load(&self.storage.keyspace_records(KeyspaceId::SYSTEM)?));
-        self.counters.received += gained.iter().count() as u64;
         self.event(Event::SnapshotJoined { from, origins: gained.len() });
         self.gossip.at_once = true;
         self.subscribe_anew_to(&gained, now);

@@ -124,6 +124,6 @@ impl<S: Storage> Replica<S> {
 }
 
 /// How many write sets of `wanted` are not in `held`.
-fn missing(held: &AppliedSet, wanted: &AppliedSet) -> u64 {
+pub(super) fn missing(held: &AppliedSet, wanted: &AppliedSet) -> u64 {
     wanted.iter().map(|dot| dot.seq.saturating_sub(held.seq(dot.origin))).fold(0, u64::saturating_add)
 }

@@ -1,10 +1,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
+use polyarch_crdt::AppliedSet;
 use polyarch_protocol::peer::{FeedGroup, PeerMessage, PeerVersion};
-use polyarch_protocol::{FeedStep, Input, LinkId};
+use polyarch_protocol::{
+    FeedStep, Input, LinkId, LogPosition, SnapshotBegin, SnapshotId, SnapshotRequest, SnapshotSource, SnapshotStep,
+};
 
-use super::node::Node;
+use super::node::{CLUSTER, Node};
+use super::snapshots::Fetched;
 
 /// Groups under way on a link at most, as a driver allows them.
 const GROUPS_MAX: usize = 2;
@@ -23,6 +27,31 @@ pub(crate) struct Cluster {
     /// Pairs of nodes that cannot reach each other, each both ways.
     broken: BTreeSet<(usize, usize)>,
     next_link: u64,
+    /// What each node has of a snapshot: its files, which outlive its process.
+    pub(crate) fetched: BTreeMap<usize, Fetched>,
+    /// Fetches that are under way, by their receivers.
+    fetches: BTreeMap<usize, Fetch>,
+    /// Walks that have something pinned: those under way, and those that may be resumed.
+    walks: BTreeMap<SnapshotId, Walk>,
+    /// How many parts of its snapshot each receiver takes, at most, each time the cluster settles.
+    pub(crate) parts_at_once: usize,
+    /// Snapshots that were joined.
+    pub(crate) joins: usize,
+    /// Walks that went on where they broke off.
+    pub(crate) resumes: usize,
+}
+
+struct Fetch {
+    link: LinkId,
+    donor: usize,
+    id: SnapshotId,
+    source: SnapshotSource,
+}
+
+struct Walk {
+    donor: usize,
+    begin: SnapshotBegin,
+    position: LogPosition,
 }
 
 enum Frame {
@@ -59,6 +88,12 @@ impl Cluster {
             stopped: BTreeSet::new(),
             broken: BTreeSet::new(),
             next_link: 0,
+            fetched: BTreeMap::new(),
+            fetches: BTreeMap::new(),
+            walks: BTreeMap::new(),
+            parts_at_once: usize::MAX,
+            joins: 0,
+            resumes: 0,
         }
     }
 
@@ -101,6 +136,10 @@ impl Cluster {
             self.nodes[node].feeds.remove(&link);
             self.nodes[node].handle(Input::LinkDown(link));
         }
+        let broken = self.fetches.iter().filter(|(_, fetch)| fetch.link == link).map(|(receiver, _)| *receiver);
+        for receiver in broken.collect::<Vec<_>>() {
+            self.break_off(receiver, "the link is lost");
+        }
     }
 
     pub(crate) fn unlink_between(&mut self, one: usize, other: usize) {
@@ -116,8 +155,10 @@ impl Cluster {
 
     /// Delivers until nothing is under way.
     pub(crate) fn settle(&mut self) {
+        let mut parts = vec![self.parts_at_once; self.nodes.len()];
         for _ in 0..10_000 {
-            if !self.step() {
+            let stepped = self.step();
+            if !self.fetch(&mut parts) && !stepped {
                 return;
             }
         }
@@ -183,6 +224,142 @@ impl Cluster {
     pub(crate) fn stop(&mut self, at: usize) {
         self.stopped.insert(at);
         (0..self.nodes.len()).filter(|other| *other != at).for_each(|other| self.unlink_between(at, other));
+    }
+
+    /// A power cut, and another process over what the disk has.
+    pub(crate) fn crash(&mut self, at: usize) {
+        (0..self.nodes.len()).filter(|other| *other != at).for_each(|other| self.unlink_between(at, other));
+        self.end_walks_of(at);
+        self.nodes[at].crash();
+        if let Some((fetched, begin)) = self.fetched.get(&at).and_then(|f| Some((f, f.begin.as_ref()?)))
+            && fetched.end.is_some()
+        {
+            let donor = begin.donor;
+            self.nodes[at].handle(Input::SnapshotHeld(donor));
+        }
+    }
+
+    /// A checkpoint, which forgets absorb entries that no walk has pinned.
+    pub(crate) fn checkpoint(&mut self, at: usize) {
+        let of_it = self.walks.values().filter(|walk| walk.donor == at);
+        let pinned: Vec<AppliedSet> = of_it.map(|walk| walk.begin.start.heads.applied().clone()).collect();
+        let node = &mut self.nodes[at];
+        node.sync();
+        let frontier = node.replica.frontier().clone();
+        node.replica.storage_mut().checkpoint(&frontier, &pinned);
+    }
+
+    /// Removes the log of a node up to its last segment, but for what a walk has pinned.
+    pub(crate) fn cut_log(&mut self, at: usize) {
+        self.checkpoint(at);
+        let pinned = self.walks.values().filter(|walk| walk.donor == at).map(|walk| walk.position).min();
+        let storage = self.nodes[at].replica.storage_mut();
+        match pinned {
+            Some(position) => storage.remove_log_before(position),
+            None => storage.remove_log(),
+        }
+    }
+
+    /// Begins the fetches that are asked for and takes the next part of each, as long as `parts`
+    /// lasts. Says whether anything was done.
+    fn fetch(&mut self, parts: &mut [usize]) -> bool {
+        let mut any = false;
+        for (at, parts) in parts.iter_mut().enumerate() {
+            for link in std::mem::take(&mut self.nodes[at].fetches) {
+                self.begin_fetch(at, link);
+                any = true;
+            }
+            if *parts > 0 && self.fetches.contains_key(&at) {
+                *parts -= 1;
+                self.fetch_part(at);
+                any = true;
+            }
+        }
+        any
+    }
+
+    fn begin_fetch(&mut self, at: usize, link: LinkId) {
+        let Some(donor) = self.other_end(link, at) else {
+            return self.nodes[at].handle(Input::SnapshotFailed("the link is lost".to_owned()));
+        };
+        let request = self.fetched.entry(at).or_default().request();
+        let request = SnapshotRequest::decode(&request.encode()).expect("it was just encoded");
+        let resumed = request.resume.and_then(|resume| {
+            let walk = self.walks.get(&resume.id).filter(|walk| walk.donor == donor)?;
+            Some((resume.id, SnapshotSource::resumed(walk.begin.clone(), walk.position, resume.keys)))
+        });
+        self.resumes += usize::from(resumed.is_some());
+        let (id, source) = resumed.unwrap_or_else(|| self.begin_walk(at, donor));
+        self.fetches.insert(at, Fetch { link, donor, id, source });
+    }
+
+    fn begin_walk(&mut self, receiver: usize, donor: usize) -> (SnapshotId, SnapshotSource) {
+        // What the receiver has of another walk is of no use any more, and no more pinned.
+        if let Some(begin) = self.fetched.remove(&receiver).and_then(|fetched| fetched.begin) {
+            self.walks.remove(&begin.id);
+        }
+        self.next_link += 1;
+        let id = SnapshotId(self.next_link.into());
+        let node = &mut self.nodes[donor];
+        node.sync();
+        let start = node.replica.frontier().outline();
+        let begin = SnapshotBegin { id, cluster_id: CLUSTER, donor: node.config.server_id, start };
+        let position = node.replica.storage().durable_end();
+        let source = SnapshotSource::new(begin.clone(), position);
+        self.walks.insert(id, Walk { donor, begin, position });
+        (id, source)
+    }
+
+    fn fetch_part(&mut self, at: usize) {
+        let Some(fetch) = self.fetches.get_mut(&at) else { return };
+        let donor = &mut self.nodes[fetch.donor];
+        match fetch.source.poll(donor.replica.storage()) {
+            SnapshotStep::Part(part) => self.fetched.entry(at).or_default().take(&part),
+            SnapshotStep::AwaitDurable => donor.sync(),
+            SnapshotStep::Failed(reason) => {
+                let id = fetch.id;
+                self.walks.remove(&id);
+                self.break_off(at, &reason);
+            }
+            SnapshotStep::Done => {
+                let id = fetch.id;
+                self.walks.remove(&id);
+                self.fetches.remove(&at);
+                self.join_fetched(at);
+            }
+        }
+    }
+
+    /// Joins a snapshot that is whole.
+    pub(crate) fn join_fetched(&mut self, at: usize) {
+        let fetched = self.fetched.remove(&at).expect("it was fetched");
+        if let Err(reason) = fetched.join(&mut self.nodes[at]) {
+            return self.nodes[at].handle(Input::SnapshotFailed(reason));
+        }
+        self.joins += 1;
+        // The log of this node now has a gap.
+        self.end_walks_of(at);
+    }
+
+    /// Ends a fetch; what came stays.
+    fn break_off(&mut self, receiver: usize, reason: &str) {
+        if self.fetches.remove(&receiver).is_some() {
+            self.nodes[receiver].handle(Input::SnapshotFailed(reason.to_owned()));
+        }
+    }
+
+    /// A donor that crashes, or joins a snapshot itself, ends its walks.
+    fn end_walks_of(&mut self, donor: usize) {
+        self.walks.retain(|_, walk| walk.donor != donor);
+        let broken = self.fetches.iter().filter(|(_, fetch)| fetch.donor == donor).map(|(receiver, _)| *receiver);
+        for receiver in broken.collect::<Vec<_>>() {
+            self.break_off(receiver, "the donor ended the walk");
+        }
+    }
+
+    /// Whether a snapshot is on its way to this node.
+    pub(crate) fn is_fetching(&self, at: usize) -> bool {
+        self.fetches.contains_key(&at)
     }
 
     /// How many links are up.

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test binary compiles all of this and uses its own part")]
 
 use bytes::Bytes;
-use polyarch_crdt::{AppliedSet, ClusterKey, Dot, FieldPath, Hlc, Origin, SealedContext, Sibling};
+use polyarch_crdt::{AppliedSet, ClusterKey, Dot, FieldChange, FieldPath, Hlc, Origin, Record, SealedContext, Sibling};
 use polyarch_protocol::catalog::{KeyspaceDefinition, KeyspaceKind, Member, MemberChange, MemberStatus, SystemRecord};
 use polyarch_protocol::client::{
     BucketPage, BucketScan, ClientRequest, ClientResponse, EventView, KeyspaceView, RecordOutline, RecordView, Refusal,
@@ -12,8 +12,9 @@ use polyarch_protocol::peer::{
     ClusterId, FeedGroup, Heartbeat, Hello, PeerMessage, Refuse, RefuseReason, Subscribe, Twin,
 };
 use polyarch_protocol::{
-    BucketKeys, ChainHash, ChainHead, Change, Dependencies, Digest, Effect, KeyHash, KeyspaceId, LinkState, PeerDigest,
-    RecordKey, Topology, WriteSet,
+    BucketKeys, ChainHash, ChainHead, ChainHeads, Change, Dependencies, Digest, Effect, FrontierOutline, KeyHash,
+    KeysHeld, KeyspaceId, LinkState, PeerDigest, RecordKey, Resume, SnapshotBegin, SnapshotId, SnapshotPart,
+    SnapshotRecord, SnapshotRequest, Topology, WriteSet,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -160,6 +161,57 @@ pub(crate) fn write_set() -> impl Strategy<Value = WriteSet> {
 pub(crate) fn feed_group() -> impl Strategy<Value = FeedGroup> {
     let write_sets = vec(vec(any::<u8>(), 1..20).prop_map(Bytes::from), 0..5);
     (any::<u64>(), write_sets).prop_map(|(subscription, write_sets)| FeedGroup { subscription, write_sets })
+}
+
+fn heads() -> impl Strategy<Value = ChainHeads> {
+    btree_map(origin(), head(), 0..4).prop_map(ChainHeads::from)
+}
+
+/// Whatever a record can become, also by write sets that no node would make.
+fn record() -> impl Strategy<Value = Record> {
+    let path = prop_oneof![Just(""), Just("/a"), Just("/a/b")];
+    vec((dot(), hlc(), path, vec(dot(), 0..3), option::of(bytes())), 0..4).prop_map(|changes| {
+        let mut record = Record::default();
+        for (dot, hlc, path, mut supersedes, put) in changes {
+            supersedes.retain(|old| *old != dot);
+            let path = FieldPath::from(path);
+            let change = FieldChange { path: &path, supersedes: &supersedes, put: put.as_ref() };
+            let _ = record.apply(dot, hlc, &change, &AppliedSet::new());
+        }
+        // One that is shown by one change and absorbed by a later one was superseded.
+        let mut sound = Record::default();
+        sound.unite(record);
+        sound
+    })
+}
+
+pub(crate) fn snapshot_request() -> impl Strategy<Value = SnapshotRequest> {
+    let keys = prop_oneof![option::of(bytes()).prop_map(KeysHeld::Through), Just(KeysHeld::All)];
+    option::of((any::<u128>(), keys))
+        .prop_map(|resume| SnapshotRequest { resume: resume.map(|(id, keys)| Resume { id: SnapshotId(id), keys }) })
+}
+
+pub(crate) fn snapshot_part() -> impl Strategy<Value = SnapshotPart> {
+    let start = (heads(), hlc(), btree_map(any::<u32>(), origin(), 0..3))
+        .prop_map(|(heads, hlc, epochs)| FrontierOutline { heads, hlc, epochs });
+    let begin = (any::<u128>(), any::<u128>(), any::<u32>(), start).prop_map(|(id, cluster, donor, start)| {
+        SnapshotPart::Begin(SnapshotBegin { id: SnapshotId(id), cluster_id: ClusterId(cluster), donor, start })
+    });
+    let records = (vec((keyspace(), bytes(), record()), 1..5), any::<bool>()).prop_map(|(records, cut)| {
+        let records =
+            records.into_iter().map(|(id, key, record)| SnapshotRecord { key: RecordKey::new(id, &key), record });
+        let mut records: Vec<SnapshotRecord> = records.collect();
+        records.sort_by(|one, two| one.key.cmp(&two.key));
+        SnapshotPart::Records { records, cut }
+    });
+    prop_oneof![
+        1 => begin,
+        1 => any::<u128>().prop_map(|id| SnapshotPart::Resumed(SnapshotId(id))),
+        4 => records,
+        1 => vec(bytes(), 1..5).prop_map(SnapshotPart::Log),
+        1 => heads().prop_map(SnapshotPart::End),
+        1 => ".{0,9}".prop_map(SnapshotPart::GivenUp),
+    ]
 }
 
 pub(crate) fn request() -> impl Strategy<Value = ClientRequest> {

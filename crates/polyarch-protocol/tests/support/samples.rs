@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test binary compiles all of this and uses its own part")]
 
 use bytes::Bytes;
-use polyarch_crdt::{AppliedSet, ClusterKey, Dot, FieldPath, Hlc, Origin, SealedContext};
+use polyarch_crdt::{AppliedSet, ClusterKey, Dot, FieldChange, FieldPath, Hlc, Origin, Record, SealedContext};
 use polyarch_protocol::catalog::{KeyspaceDefinition, KeyspaceKind, Member, MemberChange, MemberStatus, SystemRecord};
 use polyarch_protocol::client::{
     BucketPage, BucketScan, ClientRequest, ClientResponse, CountersView, EventView, FeedView, KeyspaceView, PeerView,
@@ -14,8 +14,9 @@ use polyarch_protocol::peer::{
     ClusterId, FeedGroup, Heartbeat, Hello, PeerMessage, Refuse, RefuseReason, Subscribe, Twin,
 };
 use polyarch_protocol::{
-    BucketKeys, ChainHash, ChainHead, Change, Dependencies, Effect, KeyHash, KeyspaceId, LinkState, RecordKey,
-    Topology, WriteSet,
+    BucketKeys, ChainHash, ChainHead, Change, Dependencies, Effect, FrontierOutline, KeyHash, KeysHeld, KeyspaceId,
+    LinkState, RecordKey, Resume, SnapshotBegin, SnapshotId, SnapshotPart, SnapshotRecord, SnapshotRequest, Topology,
+    WriteSet,
 };
 
 const O: Origin = Origin::new(3, 0x9f2c_01ab);
@@ -331,4 +332,44 @@ pub(crate) fn response_samples() -> Vec<(&'static str, ClientResponse)> {
     let answers = answers.into_iter().map(|(name, answer)| (name, Ok(answer)));
     let refused = refusals().into_iter().map(|(name, refusal)| (name, Err(refusal)));
     answers.chain(refused).map(|(name, result)| (name, ClientResponse { id: 300, result })).collect()
+}
+
+pub(crate) fn snapshot_request_samples() -> Vec<(&'static str, SnapshotRequest)> {
+    let resume = |keys| SnapshotRequest { resume: Some(Resume { id: SnapshotId(1 << 100), keys }) };
+    let key = RecordKey::new(sample_id(), b"key");
+    vec![
+        ("request", SnapshotRequest::default()),
+        ("request-resume", resume(KeysHeld::Through(Some(Bytes::copy_from_slice(key.as_bytes()))))),
+        ("request-resume-none", resume(KeysHeld::Through(None))),
+        ("request-resume-all", resume(KeysHeld::All)),
+    ]
+}
+
+pub(crate) fn snapshot_part_samples() -> Vec<(&'static str, SnapshotPart)> {
+    let heads: std::collections::BTreeMap<Origin, ChainHead> =
+        [(O, ChainHead { seq: 42, hash: ChainHash([0xab; 32]) })].into_iter().collect();
+    let start = FrontierOutline {
+        heads: heads.clone().into(),
+        hlc: Hlc::new(1_764_950_400_000, 3),
+        epochs: [(3, O)].into_iter().collect(),
+    };
+    let begin = SnapshotBegin { id: SnapshotId(1 << 100), cluster_id: ClusterId(0xc1a5), donor: 3, start };
+    // A sibling, a field of a document, and a dot that is to be absorbed.
+    let mut record = Record::default();
+    for (field, supersedes) in [("", vec![]), ("/a", vec![sample_dot(43)])] {
+        let (path, value) = (FieldPath::from(field), Bytes::from_static(b"value"));
+        let change = FieldChange { path: &path, supersedes: &supersedes, put: Some(&value) };
+        let hlc = Hlc::new(1_764_950_400_000, 3);
+        let _ = record.apply(Dot::new(Origin::new(1, 7), 300), hlc, &change, &AppliedSet::new());
+    }
+    let of = |key: &[u8]| SnapshotRecord { key: RecordKey::new(sample_id(), key), record: record.clone() };
+    vec![
+        ("begin", SnapshotPart::Begin(begin)),
+        ("resumed", SnapshotPart::Resumed(SnapshotId(1 << 100))),
+        ("records", SnapshotPart::Records { records: vec![of(b"key"), of(b"key2")], cut: false }),
+        ("records-cut", SnapshotPart::Records { records: vec![of(b"key")], cut: true }),
+        ("log", SnapshotPart::Log(vec![Bytes::from_static(b"one"), Bytes::from_static(b"twotwo")])),
+        ("end", SnapshotPart::End(heads.into())),
+        ("given-up", SnapshotPart::GivenUp("why".to_owned())),
+    ]
 }

@@ -1,10 +1,12 @@
 use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use polyarch_crdt::Record;
+use polyarch_crdt::{AppliedSet, Dot, Record};
 use polyarch_protocol::{
     ChainHeads, Frontier, KeyspaceId, LogBatch, LogMark, LogPosition, LogReadError, LogSource, RecordKey, Records,
-    Storage, StorageError, WriteSet,
+    SnapshotRecords, Storage, StorageError, WriteSet,
 };
 
 /// A segment holds so many write sets; a mark lies before each segment.
@@ -18,6 +20,10 @@ pub(crate) struct MemoryStorage {
     log: Vec<(Bytes, ChainHeads)>,
     synced: usize,
     removed: usize,
+    /// What a crash goes back to before it replays the log: all that was joined, or nothing yet.
+    checkpoint: Checkpoint,
+    /// Where snapshots were joined: what the log before does not add up to.
+    gaps: BTreeMap<usize, Gap>,
     /// The next appends fail.
     pub(crate) fails_appends: bool,
     /// Reads of records fail.
@@ -26,7 +32,23 @@ pub(crate) struct MemoryStorage {
     pub(crate) fails_log: bool,
 }
 
-fn position(index: usize) -> LogPosition {
+#[derive(Debug, Clone, Default)]
+struct Checkpoint {
+    at: usize,
+    records: BTreeMap<RecordKey, Record>,
+    frontier: Frontier,
+}
+
+/// A place in the log where a snapshot was joined.
+#[derive(Debug, Clone)]
+struct Gap {
+    /// What was applied behind it.
+    heads: ChainHeads,
+    /// The part of it that no log entry before brought.
+    gained: ChainHeads,
+}
+
+pub(crate) fn position(index: usize) -> LogPosition {
     LogPosition { segment: (index / SEGMENT_WRITE_SETS) as u64 + 1, offset: (index % SEGMENT_WRITE_SETS) as u64 }
 }
 
@@ -38,11 +60,11 @@ impl MemoryStorage {
     /// Makes all that is staged durable, and says up to where.
     pub(crate) fn sync(&mut self) -> LogPosition {
         self.synced = self.log.len();
-        self.durable_end()
+        position(self.synced)
     }
 
     pub(crate) fn durable_end(&self) -> LogPosition {
-        position(self.synced)
+        SnapshotRecords::durable_end(self)
     }
 
     /// What a power cut leaves, recovered: a storage and what it adds up to.
@@ -52,18 +74,75 @@ impl MemoryStorage {
 
     /// An older image of the disk: its first `len` write sets.
     pub(crate) fn cut_to(&self, len: usize) -> (Self, Frontier) {
-        let mut left = Self { log: self.log[..len].to_vec(), synced: len, removed: self.removed, ..Self::default() };
-        let mut frontier = Frontier::default();
-        for (bytes, _) in left.log.clone() {
+        let checkpoint = self.checkpoint.clone();
+        assert!(len >= checkpoint.at, "that image was overwritten by a checkpoint");
+        let mut frontier = checkpoint.frontier.clone();
+        let mut left = Self {
+            records: checkpoint.records.clone(),
+            log: self.log[..len].to_vec(),
+            synced: len,
+            removed: self.removed,
+            gaps: self.gaps.clone(),
+            checkpoint,
+            ..Self::default()
+        };
+        for (bytes, _) in left.log[left.checkpoint.at..].to_vec() {
             let write_set = WriteSet::decode(&bytes).expect("it was written by a replica");
             let _ = frontier.apply(&mut left, &write_set, &bytes).expect("it fails no records");
         }
         (left, frontier)
     }
 
+    /// Takes a checkpoint of all that is appended, and forgets absorb entries that it and all of
+    /// `pinned`, the beginnings of running walks, include.
+    pub(crate) fn checkpoint(&mut self, frontier: &Frontier, pinned: &[AppliedSet]) {
+        assert_eq!(self.synced, self.log.len(), "only what is durable is checkpointed");
+        let mut void = frontier.heads.applied().clone();
+        for pin in pinned {
+            void = void.iter().map(|dot| Dot::new(dot.origin, dot.seq.min(pin.seq(dot.origin)))).collect();
+        }
+        for record in self.records.values_mut() {
+            record.drop_void_absorb(&void);
+        }
+        self.records.retain(|_, record| !record.is_empty());
+        self.checkpoint = Checkpoint { at: self.log.len(), records: self.records.clone(), frontier: frontier.clone() };
+    }
+
+    /// Puts joined records in place of all others, at once and durably: the log has a gap here.
+    pub(crate) fn replace(&mut self, records: BTreeMap<RecordKey, Record>, before: &ChainHeads, frontier: &Frontier) {
+        let heads = frontier.heads.clone();
+        let earlier = self.gaps.remove(&self.log.len()).map(|gap| gap.gained).unwrap_or_default();
+        let is_gained = |origin, seq| earlier.head(origin).seq > 0 || before.head(origin).seq < seq;
+        let gained = heads.iter().filter(|(origin, head)| is_gained(*origin, head.seq)).collect::<BTreeMap<_, _>>();
+        self.gaps.insert(self.log.len(), Gap { heads, gained: gained.into() });
+        self.records = records;
+        self.checkpoint(frontier, &[]);
+    }
+
+    pub(crate) fn all_records(&self) -> &BTreeMap<RecordKey, Record> {
+        &self.records
+    }
+
     /// Removes all segments but the last.
     pub(crate) fn remove_log(&mut self) {
-        self.removed = self.synced / SEGMENT_WRITE_SETS * SEGMENT_WRITE_SETS;
+        self.removed = self.synced.saturating_sub(1) / SEGMENT_WRITE_SETS * SEGMENT_WRITE_SETS;
+    }
+
+    /// Removes all segments before this place, as with a walk that holds what lies behind.
+    pub(crate) fn remove_log_before(&mut self, place: LogPosition) {
+        self.remove_log();
+        self.removed = self.removed.min(index(place) / SEGMENT_WRITE_SETS * SEGMENT_WRITE_SETS);
+    }
+
+    /// The mark before the entry at this index, where there is one.
+    fn mark(&self, at: usize) -> Option<LogMark> {
+        let heads = match (self.gaps.get(&at), self.log.get(at)) {
+            (Some(gap), _) => gap.heads.clone(),
+            (None, Some((_, heads))) if at % SEGMENT_WRITE_SETS == 0 => heads.clone(),
+            (None, None) if at == 0 => ChainHeads::default(),
+            _ => return None,
+        };
+        Some(LogMark { position: position(at), heads })
     }
 
     pub(crate) fn write_sets(&self) -> Vec<WriteSet> {
@@ -121,13 +200,11 @@ impl Storage for MemoryStorage {
 
 impl LogSource for MemoryStorage {
     fn last_mark(&self, reached: &dyn Fn(&ChainHeads) -> bool) -> Option<LogMark> {
-        let marked = (self.removed..=self.synced).step_by(SEGMENT_WRITE_SETS);
-        let marks = marked.filter_map(|at| match self.log.get(at) {
-            Some((_, heads)) => Some((at, heads.clone())),
-            None => (at == 0).then(|| (0, ChainHeads::default())),
-        });
-        let (at, heads) = marks.take_while(|(_, heads)| reached(heads)).last()?;
-        Some(LogMark { position: position(at), heads })
+        let marks = (self.removed..=self.synced).filter_map(|at| self.mark(at));
+        let last = marks.take_while(|mark| reached(&mark.heads)).last()?;
+        // Whoever lacks what a snapshot brought is not served across the place where it was joined.
+        let behind = self.gaps.range(index(last.position) + 1..);
+        behind.map(|(_, gap)| &gap.gained).all(reached).then_some(last)
     }
 
     fn read(&self, from: LogPosition, bytes_max: usize) -> Result<LogBatch, LogReadError> {
@@ -146,5 +223,24 @@ impl LogSource for MemoryStorage {
         }
         let next = position(at + write_sets.len());
         Ok(LogBatch { write_sets, next })
+    }
+}
+
+/// Walked as it is staged: what an `interval` node publishes ahead of its disk.
+impl SnapshotRecords for MemoryStorage {
+    fn records(&self, after: Option<&RecordKey>, limit: usize) -> Result<Vec<(RecordKey, Arc<Record>)>, String> {
+        self.check_records().map_err(|error| error.to_string())?;
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let behind =
+            self.records.range::<RecordKey, _>((from, Bound::Unbounded)).filter(|(_, record)| !record.is_empty());
+        Ok(behind.take(limit).map(|(key, record)| (key.clone(), Arc::new(record.clone()))).collect())
+    }
+
+    fn published_end(&self) -> LogPosition {
+        self.staged_end()
+    }
+
+    fn durable_end(&self) -> LogPosition {
+        position(self.synced)
     }
 }

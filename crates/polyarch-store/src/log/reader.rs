@@ -6,6 +6,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use polyarch_protocol::{ChainHeads, LogBatch, LogMark, LogPosition, LogReadError, LogSource};
 
+use super::LogBoundary;
 use super::format::{ALIGNMENT, FRAME_HEADER_BYTES, FrameHeader, Invalid, frame_bytes, segment_name, write_set_bytes};
 use crate::files::{Files, LogFile};
 
@@ -135,9 +136,11 @@ impl Published {
         let behind = || damaged(*position, "a position behind the durable end of the log");
         let index = usize::try_from(position.segment - first.number).map_err(|_| behind())?;
         let mut segment = self.segments.get(index).ok_or_else(behind)?;
-        if position.offset == segment.end
-            && let Some(next) = self.segments.get(index + 1)
-        {
+        // At a boundary lies a segment without frames.
+        for next in self.segments.iter().skip(index + 1) {
+            if position.offset != segment.end {
+                break;
+            }
             segment = next;
             *position = next.start();
         }
@@ -183,6 +186,19 @@ impl Published {
         self.tail.forget_segments_before(first);
     }
 
+    /// Where a segment without frames is followed by one whose header has other heads.
+    pub(crate) fn boundaries(&self) -> Vec<LogBoundary> {
+        let starts = self.marks.iter().filter(|mark| mark.segment_start);
+        let segments: Vec<_> = self.segments.iter().zip(starts).collect();
+        let pairs = segments.windows(2).filter(|pair| pair[0].0.is_empty() && pair[0].1.heads != pair[1].1.heads);
+        let boundary = |pair: &[(&PublishedSegment, &Mark)]| LogBoundary {
+            position: pair[1].1.position,
+            before: Arc::clone(&pair[0].1.heads),
+            heads: Arc::clone(&pair[1].1.heads),
+        };
+        pairs.map(boundary).collect()
+    }
+
     pub(crate) fn is_removed(&self, segment: u64) -> bool {
         self.segments.front().is_some_and(|first| segment < first.number)
     }
@@ -191,6 +207,10 @@ impl Published {
 impl PublishedSegment {
     fn start(&self) -> LogPosition {
         LogPosition { segment: self.number, offset: self.first }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.end == self.first
     }
 }
 
@@ -219,6 +239,12 @@ impl<F: Files> LogReader<F> {
     /// The end of what can be read.
     pub fn durable_end(&self) -> LogPosition {
         self.published.lock().end
+    }
+
+    /// Where snapshots were joined, oldest first: a feed that reads across one goes on behind write
+    /// sets that are not in this log.
+    pub fn boundaries(&self) -> Vec<LogBoundary> {
+        self.published.lock().boundaries()
     }
 
     /// Hands over each frame from `from` on, with the position where it ends, to the durable end.

@@ -6,18 +6,30 @@ use parking_lot::RwLock;
 use polyarch_crdt::Record;
 use polyarch_protocol::RecordKey;
 
-use super::{BatchEntry, Checkpoint, ScanRange, StateError, StateOpener, StateStore};
+use super::{BatchEntry, Checkpoint, ScanRange, StateError, StateOpener, StateStore, Succession};
 
 /// How many flushed images are kept to roll back to.
 const FLUSHED_MAX: usize = 4;
 
 /// A state in memory that forgets like a disk: for tests and for the simulator.
 ///
-/// Clones are handles of one state; it lives on when all but one are dropped, as files do. What is
-/// not flushed is lost in a [`MemoryState::crash`].
+/// Clones are handles of one place; what is in it lives on when all but one are dropped, as files do.
+/// What is not flushed is lost in a [`MemoryState::crash`]. A new one is a handle of whatever state is
+/// current there; one that was opened stays with the state it was opened on when a joined one takes
+/// its place.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryState {
-    images: Arc<RwLock<Images>>,
+    place: Arc<RwLock<Place>>,
+    opened: Option<Arc<RwLock<Images>>>,
+}
+
+/// The current state, and the one that may take its place.
+#[derive(Debug, Default)]
+struct Place {
+    current: Arc<RwLock<Images>>,
+    next: Option<Arc<RwLock<Images>>>,
+    // How many more batches, flushes and adoptions succeed.
+    writes_left: Option<usize>,
 }
 
 /// What a crash does to a [`MemoryState`].
@@ -46,8 +58,6 @@ struct Images {
     flushed: VecDeque<Image>,
     torn: bool,
     damaged: bool,
-    // How many more batches and flushes succeed.
-    writes_left: Option<usize>,
 }
 
 impl MemoryState {
@@ -56,51 +66,104 @@ impl MemoryState {
         Self::default()
     }
 
-    /// Loses what a crash would lose.
+    /// Loses what a crash would lose: also a next state that was not adopted.
     pub fn crash(&self, keep: Rollback) {
-        let images = &mut *self.images.write();
-        if let Rollback::Flushes(flushes) = keep {
-            let kept = images.flushed.len().saturating_sub(flushes);
-            images.flushed.truncate(kept);
-        }
-        let flushed = images.flushed.back().cloned().unwrap_or_default();
-        let unflushed = std::mem::replace(&mut images.live, flushed);
-        images.torn = false;
-        if let Rollback::Torn(seed) = keep {
-            images.live.keep_some(unflushed.records, seed);
-            images.torn = true;
-        }
-        images.writes_left = None;
+        let place = &mut *self.place.write();
+        place.next = None;
+        place.writes_left = None;
+        place.current.write().crash(keep);
     }
 
     /// Makes every open fail until the state is set aside.
     pub fn damage(&self) {
-        self.images.write().damaged = true;
+        self.place.read().current.write().damaged = true;
     }
 
-    /// Makes every batch and flush after the next `writes` of them fail, until the next crash.
+    /// Makes every batch, flush and adoption after the next `writes` of them fail, until the next
+    /// crash.
     pub fn fail_after(&self, writes: usize) {
-        self.images.write().writes_left = Some(writes);
+        self.place.write().writes_left = Some(writes);
     }
 
     /// How many records the state holds.
     pub fn len(&self) -> usize {
-        self.images.read().live.records.len()
+        self.images().read().live.records.len()
     }
 
     /// Whether the state holds no record.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// Whether there is a next state that was not adopted.
+    pub fn has_next(&self) -> bool {
+        self.place.read().next.is_some()
+    }
+
+    fn images(&self) -> Arc<RwLock<Images>> {
+        match &self.opened {
+            Some(images) => Arc::clone(images),
+            None => Arc::clone(&self.place.read().current),
+        }
+    }
+
+    fn opened(&self, images: &Arc<RwLock<Images>>) -> Self {
+        Self { place: Arc::clone(&self.place), opened: Some(Arc::clone(images)) }
+    }
+
+    fn count_write(&self) -> Result<(), StateError> {
+        self.place.write().count_write()
+    }
 }
 
-impl Images {
+impl Place {
     fn count_write(&mut self) -> Result<(), StateError> {
         match &mut self.writes_left {
             Some(0) => return Err(StateError::Stopped("it was told to".into())),
             Some(left) => *left -= 1,
             None => {}
         }
+        Ok(())
+    }
+}
+
+impl Images {
+    fn crash(&mut self, keep: Rollback) {
+        if let Rollback::Flushes(flushes) = keep {
+            let kept = self.flushed.len().saturating_sub(flushes);
+            self.flushed.truncate(kept);
+        }
+        let flushed = self.flushed.back().cloned().unwrap_or_default();
+        let unflushed = std::mem::replace(&mut self.live, flushed);
+        self.torn = false;
+        if let Rollback::Torn(seed) = keep {
+            self.live.keep_some(unflushed.records, seed);
+            self.torn = true;
+        }
+    }
+}
+
+impl Succession<MemoryState> for MemoryState {
+    fn begin(&self) -> Result<MemoryState, StateError> {
+        let images = Arc::default();
+        self.place.write().next = Some(Arc::clone(&images));
+        Ok(self.opened(&images))
+    }
+
+    fn adopt(&self) -> Result<(), StateError> {
+        let place = &mut *self.place.write();
+        place.count_write()?;
+        let next = place.next.take();
+        place.current = next.ok_or_else(|| StateError::Damaged("there is no next state".into()))?;
+        Ok(())
+    }
+
+    fn abandon(&self) -> Result<(), StateError> {
+        self.place.write().next = None;
+        Ok(())
+    }
+
+    fn remove_previous(&self) -> Result<(), StateError> {
         Ok(())
     }
 }
@@ -117,19 +180,21 @@ impl Image {
 
 impl StateStore for MemoryState {
     fn get(&self, key: &RecordKey) -> Result<Option<Record>, StateError> {
-        Ok(self.images.read().live.records.get(key).map(|record| Record::clone(record)))
+        Ok(self.images().read().live.records.get(key).map(|record| Record::clone(record)))
     }
 
     fn scan(&self, range: &ScanRange, limit: usize) -> Result<Vec<(RecordKey, Record)>, StateError> {
-        let images = self.images.read();
+        let images = self.images();
+        let images = images.read();
         let from = images.live.records.range::<RecordKey, _>((range.start(), Bound::Unbounded));
         let within = from.take_while(|(key, _)| range.reaches(key.as_bytes()));
         Ok(within.take(limit).map(|(key, record)| (key.clone(), Record::clone(record))).collect())
     }
 
     fn apply_sorted(&self, batch: Vec<BatchEntry>, checkpoint: &Checkpoint) -> Result<(), StateError> {
-        let images = &mut *self.images.write();
-        images.count_write()?;
+        self.count_write()?;
+        let images = self.images();
+        let images = &mut *images.write();
         for (key, record) in batch {
             match record {
                 Some(record) => images.live.records.insert(key, record),
@@ -141,8 +206,9 @@ impl StateStore for MemoryState {
     }
 
     fn flush(&self) -> Result<(), StateError> {
-        let images = &mut *self.images.write();
-        images.count_write()?;
+        self.count_write()?;
+        let images = self.images();
+        let images = &mut *images.write();
         let live = images.live.clone();
         images.flushed.push_back(live);
         if images.flushed.len() > FLUSHED_MAX {
@@ -153,16 +219,17 @@ impl StateStore for MemoryState {
     }
 
     fn checkpoint(&self) -> Result<Option<Checkpoint>, StateError> {
-        Ok(self.images.read().live.checkpoint.as_deref().cloned())
+        Ok(self.images().read().live.checkpoint.as_deref().cloned())
     }
 
     fn size(&self) -> Result<u64, StateError> {
-        let images = self.images.read();
+        let images = self.images();
+        let images = images.read();
         Ok(images.live.records.iter().map(|(key, record)| crate::memtable::footprint(key, record) as u64).sum())
     }
 
     fn is_atomic(&self) -> bool {
-        !self.images.read().torn
+        !self.images().read().torn
     }
 }
 
@@ -184,15 +251,21 @@ impl StateOpener for MemoryOpener {
     type State = MemoryState;
 
     fn open(&mut self) -> Result<MemoryState, StateError> {
-        match self.state.images.read().damaged {
+        let images = Arc::clone(&self.state.place.read().current);
+        self.state.place.write().next = None;
+        match images.read().damaged {
             true => Err(StateError::Damaged("so it was told to be".into())),
-            false => Ok(self.state.clone()),
+            false => Ok(self.state.opened(&images)),
         }
     }
 
     fn set_aside(&mut self) -> Result<String, StateError> {
-        *self.state.images.write() = Images::default();
+        self.state.place.write().current = Arc::default();
         self.set_aside += 1;
         Ok(format!("memory, forgotten {} times", self.set_aside))
+    }
+
+    fn succession(&self) -> Arc<dyn Succession<MemoryState>> {
+        Arc::new(self.state.clone())
     }
 }

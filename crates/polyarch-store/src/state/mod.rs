@@ -22,7 +22,7 @@ use bytes::Bytes;
 use polyarch_crdt::Record;
 use polyarch_protocol::{Digest, KeyspaceId, RecordKey};
 
-pub use checkpoint::Checkpoint;
+pub use checkpoint::{Checkpoint, Provenance};
 pub(crate) use directory::{STATE, panic_message};
 pub use directory::{StateDirectory, watched};
 pub use memory::{MemoryOpener, MemoryState, Rollback};
@@ -82,6 +82,39 @@ pub trait StateStore: Send + Sync + 'static {
     }
 }
 
+/// The place of a state, in which the next one may be made while the current one is in use: that of
+/// a join. There is one next at most.
+///
+/// At any moment a crash leaves the current one or, once it is adopted, the next: an open removes
+/// what is neither.
+pub trait Succession<S>: Send + Sync {
+    /// Begins an empty next state. One that was begun before and not adopted is removed; nobody may
+    /// have it open.
+    ///
+    /// # Errors
+    /// When it cannot be made. The current one is as it was in every case.
+    fn begin(&self) -> Result<S, StateError>;
+
+    /// Makes the next state the current one, in one durable step. The state that was current stays
+    /// where it is until [`Succession::remove_previous`].
+    ///
+    /// # Errors
+    /// When the step failed: which of the two an open finds is then unknown.
+    fn adopt(&self) -> Result<(), StateError>;
+
+    /// Removes the next state. Nobody may have it open.
+    ///
+    /// # Errors
+    /// When it cannot be removed; the next open, or the next [`Succession::begin`], does.
+    fn abandon(&self) -> Result<(), StateError>;
+
+    /// Removes states that were current before. Nobody may have them open.
+    ///
+    /// # Errors
+    /// When they cannot be removed; the next open does.
+    fn remove_previous(&self) -> Result<(), StateError>;
+}
+
 /// Opens a [`StateStore`], and puts one out of the way that is of no use.
 pub trait StateOpener {
     /// What it opens.
@@ -100,6 +133,11 @@ pub trait StateOpener {
     /// When it cannot be moved; it is then where it was.
     fn set_aside(&mut self) -> Result<String, StateError>;
 
+    /// How the state it opens can get a successor. Without one no snapshot can be joined.
+    fn succession(&self) -> Arc<dyn Succession<Self::State>> {
+        Arc::new(NoSuccession)
+    }
+
     /// Runs a long read of a state that may be damaged, as guarded as [`StateOpener::open`] is.
     ///
     /// # Errors
@@ -109,6 +147,27 @@ pub trait StateOpener {
         read: impl FnOnce() -> Result<T, StateError> + Send + 'static,
     ) -> Result<T, StateError> {
         read()
+    }
+}
+
+/// The succession of a state that can have none.
+struct NoSuccession;
+
+impl<S> Succession<S> for NoSuccession {
+    fn begin(&self) -> Result<S, StateError> {
+        Err(StateError::io("begun anew beside itself")(io::ErrorKind::Unsupported.into()))
+    }
+
+    fn adopt(&self) -> Result<(), StateError> {
+        Err(StateError::io("replaced")(io::ErrorKind::Unsupported.into()))
+    }
+
+    fn abandon(&self) -> Result<(), StateError> {
+        Ok(())
+    }
+
+    fn remove_previous(&self) -> Result<(), StateError> {
+        Ok(())
     }
 }
 
