@@ -5,6 +5,7 @@ use clap::{Parser, Subcommand};
 use crate::bench::Bench;
 use crate::commands::batch::BatchCommand;
 use crate::commands::certs::Certs;
+use crate::commands::diff::Diff;
 use crate::commands::events::Events;
 use crate::commands::keyspace::Keyspace;
 use crate::commands::link::Link;
@@ -29,7 +30,7 @@ use crate::logging;
 Try it on this machine:
   polyarch certs dev    writes all files of a cluster and prints the commands that start it
 
-Exit status: 0 done, 1 not found, 2 usage or a fault of this machine, 3 refused by the node,
+Exit status: 0 done, 1 not found or different, 2 usage or a fault of this machine, 3 refused by the node,
 4 not reachable or timed out, 130 or 143 ended by Ctrl-C or SIGTERM. A reader that closes the output early, \
 as `head` does, ends a command with 0.")]
 pub(crate) struct Arguments {
@@ -69,6 +70,7 @@ enum Command {
     Import(Import),
     Export(Export),
     Status(Status),
+    Diff(Diff),
     /// Show and choose who has links to whom: mesh, ring, star or links of your own
     #[command(subcommand)]
     Topology(TopologyCommand),
@@ -111,6 +113,7 @@ impl Arguments {
             Command::Import(import) => import.run(connection),
             Command::Export(export) => export.run(connection),
             Command::Status(status) => status.run(connection),
+            Command::Diff(diff) => diff.run(connection),
             Command::Topology(topology) => topology.run(connection),
             Command::Node(node) => node.run(connection),
             Command::Events(events) => events.run(connection),
@@ -164,6 +167,8 @@ mod tests {
             "polyarch export k f",
             "polyarch status --all --json",
             "polyarch --profile p --timeout 5s status --node 127.0.0.1:7401",
+            "polyarch diff 2 --keyspace k --limit 5 --wait 30 --json",
+            "polyarch diff db2:7400 --all",
             "polyarch topology set ring",
             "polyarch topology set star --hubs 1,2",
             "polyarch topology set custom --edges 1-2,2-3",
@@ -208,6 +213,9 @@ mod tests {
             ("polyarch status --node nowhere", ErrorKind::ValueValidation),
             ("polyarch certs node --server-id 0", ErrorKind::ValueValidation),
             ("polyarch certs ca --cluster Orders", ErrorKind::ValueValidation),
+            ("polyarch diff", ErrorKind::MissingRequiredArgument),
+            ("polyarch diff 0", ErrorKind::ValueValidation),
+            ("polyarch diff 2 --limit 0", ErrorKind::ValueValidation),
             ("polyarch keyspace create k", ErrorKind::MissingRequiredArgument),
             ("polyarch quarantine retry 3-9f2c01ab:1", ErrorKind::ValueValidation),
             ("polyarch log dump d --from 1", ErrorKind::ValueValidation),

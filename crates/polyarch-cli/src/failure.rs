@@ -44,6 +44,12 @@ impl Failure {
         Self::new(Status::NotFound, message)
     }
 
+    /// What was compared is not the same.
+    pub(crate) fn different(message: impl Display) -> Self {
+        // One status for all that is a clear answer, and not the one that was hoped for.
+        Self::new(Status::NotFound, message)
+    }
+
     /// What the user gave is of no use: arguments, input, configuration; or this machine does not take part.
     pub(crate) fn usage(message: impl Display) -> Self {
         Self::new(Status::Usage, message)

@@ -12,7 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use polyarch_client::{
     ConditionView, Dot, Edge, EventView, FeedView, ForkMember, ForkSide, KeyspaceView, MemberStatus, NodeAddress,
-    Origin, PauseCause, PausedView, Record, RegainedView, SiblingView, StatusView, Written,
+    Origin, PauseCause, PausedView, Record, RecordKey, RegainedView, SiblingOutline, SiblingView, StatusView, Written,
 };
 use polyarch_node::NodeIdentity;
 use polyarch_protocol::catalog::SystemRecord;
@@ -402,6 +402,69 @@ impl<'a> StatusObject<'a> {
             condition: condition.map(ConditionObject::from),
         }
     }
+}
+
+/// A line of `diff`: `{"keyspace", "keyspace_id", "key", "here": [..], "there": [..]}`.
+#[derive(Debug, Serialize)]
+pub(crate) struct DifferenceObject<'a> {
+    keyspace: &'a str,
+    keyspace_id: String,
+    #[serde(flatten)]
+    key: Key,
+    here: Vec<OutlineObject<'a>>,
+    there: Vec<OutlineObject<'a>>,
+}
+
+/// A live value, without the value: `{"field", "gtid", "hlc", "value_hash"}`.
+#[derive(Debug, Serialize)]
+struct OutlineObject<'a> {
+    /// Empty for an opaque value.
+    field: &'a str,
+    gtid: String,
+    hlc: String,
+    /// The first 16 bytes of the value's BLAKE3, in hex.
+    value_hash: String,
+}
+
+impl<'a> DifferenceObject<'a> {
+    pub(crate) fn of(
+        keyspace: &'a str,
+        key: &RecordKey,
+        here: &'a [SiblingOutline],
+        there: &'a [SiblingOutline],
+    ) -> Self {
+        let [here, there] = [here, there].map(|side| side.iter().map(OutlineObject::from).collect());
+        Self { keyspace, keyspace_id: key.keyspace().to_string(), key: Key::of(key.key()), here, there }
+    }
+}
+
+impl<'a> From<&'a SiblingOutline> for OutlineObject<'a> {
+    fn from(sibling: &'a SiblingOutline) -> Self {
+        Self {
+            field: sibling.field.as_str(),
+            gtid: sibling.dot.to_string(),
+            hlc: sibling.hlc.to_string(),
+            value_hash: format!("{:032x}", u128::from_be_bytes(sibling.value)),
+        }
+    }
+}
+
+/// The last line of `diff`.
+#[derive(Debug, Serialize)]
+pub(crate) struct DiffObject {
+    /// The node that was asked.
+    pub(crate) here: u32,
+    /// The other.
+    pub(crate) there: u32,
+    pub(crate) equal: bool,
+    /// Of 4,096; null where all records were compared instead.
+    pub(crate) buckets_equal: Option<usize>,
+    /// How many keys were listed.
+    pub(crate) keys: u64,
+    /// Whether there are more than may be listed.
+    pub(crate) more: bool,
+    /// Keys that were written too fast to be told.
+    pub(crate) unsettled: u64,
 }
 
 /// `verify`.

@@ -24,7 +24,7 @@
 //! | status | meaning |
 //! |---|---|
 //! | 0 | done; also when whoever read the output has seen enough and closed it, as `head` does |
-//! | 1 | not found: `get` or `delete` of a key that is not there |
+//! | 1 | not found: `get` or `delete` of a key that is not there; different: `diff` of nodes that are not equal |
 //! | 2 | usage: arguments, input, configuration, profile or certificates are of no use, or this machine does not take part: a full disk, a port that is taken |
 //! | 3 | refused: by the node that was asked, by a node that cannot run, or `verify` found something wrong |
 //! | 4 | not reachable, timed out, or not known whether a write was done |

@@ -15,7 +15,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use polyarch_protocol::client::{ClientRequest, Refusal, Request, Response};
+use polyarch_protocol::client::{BucketPage, ClientRequest, Refusal, Request, Response};
 use polyarch_protocol::limits::wire::{FRAME_BYTES_MAX, KEY_BYTES_MAX};
 use tokio::time::{Instant, sleep_until};
 
@@ -81,6 +81,7 @@ impl Client {
         let token = match &response {
             Response::Record { token, .. } | Response::Page { token, .. } => Some(token.clone()),
             Response::Written(written) => Some(written.token.clone()),
+            Response::Buckets(page) => Some(page.token.clone()),
             _ => None,
         };
         if !moves_on(request, &response) {
@@ -225,6 +226,8 @@ fn is_write(request: &Request) -> bool {
         | Request::Status
         | Request::Condition
         | Request::Events { .. }
+        | Request::Digest
+        | Request::ScanBuckets(_)
         | Request::CutLink { .. }
         | Request::HealLink { .. }
         | Request::RetryOrigin { .. } => false,
@@ -237,6 +240,7 @@ fn moves_on(request: &Request, response: &Response) -> bool {
         (Request::Scan(scan), Response::Page { next: Some(next), .. }) => {
             scan.after.as_ref().is_none_or(|after| next > after)
         }
+        (Request::ScanBuckets(scan), Response::Buckets(BucketPage { next: Some(next), .. })) => *next > scan.from,
         _ => true,
     }
 }

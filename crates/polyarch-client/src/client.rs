@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use polyarch_crdt::{Origin, TokenError};
-use polyarch_protocol::Topology;
 use polyarch_protocol::catalog::{KeyspaceKind, MemberChange};
 use polyarch_protocol::client::{
-    EventView, KeyspaceView, Refusal, Request, Response, StatusView, Supersede, WriteRequest, Written,
+    BucketPage, BucketScan, EventView, KeyspaceView, Refusal, Request, Response, StatusView, Supersede, WriteRequest,
+    Written,
 };
 use polyarch_protocol::condition::ConditionView;
+use polyarch_protocol::{PeerDigest, Topology};
 use polyarch_transport::{CloseCode, Endpoint, TransportConfig};
 
 use crate::address::NodeAddress;
@@ -268,6 +269,32 @@ impl Client {
             _ => None,
         };
         self.call(Request::Events { limit }, events).await
+    }
+
+    /// The node's digest, bucket by bucket, and of what it is. Nodes that have applied the same have the same.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn digest(&self) -> Result<PeerDigest, Error> {
+        let digest = |response| match response {
+            Response::Digest(digest) => Some(*digest),
+            _ => None,
+        };
+        self.call(Request::Digest, digest).await
+    }
+
+    /// A page of what the node holds in some buckets of the digest, of all keyspaces, without the values. The node reads
+    /// all records for that, and looks at [`BucketScan::limit`] of them for each page. In a session no page is older
+    /// than what the session has seen.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn scan_buckets(&self, scan: BucketScan) -> Result<BucketPage, Error> {
+        let page = |response| match response {
+            Response::Buckets(page) => Some(page),
+            _ => None,
+        };
+        self.call(Request::ScanBuckets(scan), page).await
     }
 
     /// Ends all connections, of clones and sessions too, and lets the nodes know. Without it they find out when the last

@@ -69,8 +69,11 @@ pub use session::Session;
 pub use polyarch_crdt::{Dot, Hlc, Origin, SealedContext, TokenError};
 pub use polyarch_protocol::catalog::{KeyspaceKind, MemberChange, MemberStatus};
 pub use polyarch_protocol::client::{
-    CountersView, EventView, FeedView, KeyspaceView, PeerView, Refusal, SiblingView, StatusView, Supersede, Written,
+    BucketPage, BucketScan, CountersView, EventView, FeedView, KeyspaceView, PeerView, RecordOutline, Refusal,
+    SiblingOutline, SiblingView, StatusView, Supersede, Written,
 };
 pub use polyarch_protocol::condition::{ConditionView, ForkMember, ForkSide, PauseCause, PausedView, RegainedView};
-pub use polyarch_protocol::{Edge, KeyspaceId, ParseTopologyError, Topology};
+pub use polyarch_protocol::{
+    DIGEST_BUCKETS, Digest, Edge, KeyspaceId, ParseTopologyError, PeerDigest, RecordKey, Topology, of_all_buckets,
+};
 pub use polyarch_transport::{BindError, CredentialsError, Obstacle, TransportConfig};

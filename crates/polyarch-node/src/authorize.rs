@@ -36,6 +36,8 @@ impl Verb {
             | Request::ListKeyspaces
             | Request::Status
             | Request::Condition
+            | Request::Digest
+            | Request::ScanBuckets(_)
             | Request::Events { .. } => Self::Read,
             Request::Write(_) => Self::Write,
             Request::CreateKeyspace { .. }

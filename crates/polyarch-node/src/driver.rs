@@ -17,7 +17,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use polyarch_protocol::client::{Refusal, Response};
 use polyarch_protocol::peer::{ClusterId, PeerMessage};
 use polyarch_protocol::{
-    ChainHeads, Durability, Event, Input, LinkId, LogPosition, LogSource, Now, Output, Replica, RequestTag, Storage,
+    BucketsWanted, ChainHeads, Durability, Event, Input, LinkId, LogPosition, LogSource, Now, Output, Replica,
+    RequestTag, Storage,
 };
 use polyarch_store::files::Directory;
 use polyarch_store::log::LogError;
@@ -27,6 +28,7 @@ use polyarch_transport::CloseCode;
 use tokio::sync::{OwnedSemaphorePermit, mpsc as tokio_mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
+use crate::buckets::keys_of;
 use crate::events::EventLedger;
 use crate::links::{Control, LinkHandle, Targets};
 use crate::retention::{Retention, Segment};
@@ -139,6 +141,8 @@ pub(crate) struct Driver {
     link_bytes_before: (u64, u64),
     checkpoints: u64,
     checkpointing: Option<Checkpointing>,
+    /// The last read for a comparison of digests, and how to stop it.
+    scanning: Option<(JoinHandle<()>, Arc<AtomicBool>)>,
     snapshots: Snapshots,
     /// Walks that are to begin once nothing is staged.
     pins: Vec<oneshot::Sender<Pinned>>,
@@ -178,6 +182,7 @@ impl Driver {
             link_bytes_before: (0, 0),
             checkpoints: 0,
             checkpointing: None,
+            scanning: None,
             snapshots,
             pins: Vec::new(),
             joining: Joining::No,
@@ -376,10 +381,28 @@ impl Driver {
                         handle.closing.notify_one();
                     }
                 }
+                Output::ScanBuckets(wanted) => self.scan_buckets(wanted),
                 Output::Event(event) => self.events.tell(&event),
             }
         }
         self.begin_checkpoint();
+    }
+
+    /// Reads what a comparison of digests asks for, on a thread of its own: it reads all records.
+    fn scan_buckets(&mut self, wanted: BucketsWanted) {
+        let (view, inbox, stop) = (self.view.clone(), self.own_inbox.clone(), Arc::new(AtomicBool::new(false)));
+        let stopped = stop.clone();
+        let run = move || {
+            // The driver may have stopped.
+            let _ = inbox.send(Input::BucketsScanned(keys_of(&view, wanted, &stopped)).into());
+        };
+        match std::thread::Builder::new().name("digest-scan".to_owned()).spawn(run) {
+            Ok(thread) => self.scanning = Some((thread, stop)),
+            Err(cause) => {
+                warn!(%cause, "there is no thread to compare records with a member's");
+                self.handle(Input::BucketsScanned(None));
+            }
+        }
     }
 
     fn answer(&mut self, tag: RequestTag, mut result: Result<Response, Refusal>) {
@@ -542,6 +565,13 @@ impl Driver {
             self.publish();
         }
         self.perform();
+        if let Some((thread, stop)) = self.scanning.take() {
+            stop.store(true, Ordering::Relaxed);
+            // It keeps the state open, which the next process is to open.
+            if thread.join().is_err() {
+                error!("the thread panicked that read records for a comparison");
+            }
+        }
         if let Joining::Running(JoinThread { thread, stop, .. }) = std::mem::take(&mut self.joining) {
             stop.store(true, Ordering::Relaxed);
             if thread.join().is_err() {

@@ -17,6 +17,7 @@
 //! ```
 
 mod authorize;
+mod buckets;
 mod config;
 mod driver;
 mod events;

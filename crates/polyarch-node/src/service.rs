@@ -24,6 +24,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
 use crate::authorize::Verb;
+use crate::buckets;
 use crate::config::Roles;
 use crate::driver::{Answer, ToDriver, ToDriverSender};
 use crate::snapshots::{Donor, give_up};
@@ -304,7 +305,7 @@ impl Stream {
         let request_tag = RequestTag { connection: self.number, request: tag };
         let (id, bytes) = (request.id, size_of_request(&request.request));
         let input = match request.request {
-            Request::Get { .. } | Request::Scan(_) | Request::ListKeyspaces => {
+            Request::Get { .. } | Request::Scan(_) | Request::ScanBuckets(_) | Request::ListKeyspaces => {
                 self.pending.push_back(Pending::Read(request));
                 return;
             }
@@ -313,6 +314,7 @@ impl Stream {
             Request::Status => Input::Status(request_tag),
             Request::Condition => Input::Condition(request_tag),
             Request::RetryOrigin { origin } => Input::RetryOrigin(request_tag, origin),
+            Request::Digest => Input::Digest(request_tag),
             Request::CutLink { server_id } => Input::CutLink(request_tag, server_id),
             Request::HealLink { server_id } => Input::HealLink(request_tag, server_id),
             Request::SetTopology(topology) => Input::SetTopology(request_tag, topology),
@@ -368,6 +370,7 @@ impl Service {
         let result = match request.request {
             Request::Get { keyspace, key } => self.get(&keyspace, &key),
             Request::Scan(scan) => self.scan(&scan),
+            Request::ScanBuckets(scan) => buckets::page(&self.view, &scan).map(Response::Buckets),
             Request::ListKeyspaces => Ok(Response::Keyspaces(keyspaces(&self.view.published().catalog))),
             _ => Err(Refusal::Malformed("not a read".to_owned())),
         };

@@ -4,13 +4,14 @@
 //! Answers come in the order of the requests, and a read waits for the writes before it.
 
 use bytes::Bytes;
-use polyarch_crdt::{ContextError, Dot, Hlc, Origin, SealedContext};
+use polyarch_crdt::{ContextError, Dot, FieldPath, Hlc, Origin, Record, SealedContext, Sibling};
 use serde::{Deserialize, Serialize};
 
+use crate::buckets::PeerDigest;
 use crate::catalog::{KeyspaceKind, MemberChange, MemberStatus};
 use crate::codec::{self, CodecError, Kind};
 use crate::condition::ConditionView;
-use crate::keyspace::KeyspaceId;
+use crate::keyspace::{KeyspaceId, RecordKey};
 use crate::limits::wire;
 use crate::topology::Topology;
 
@@ -83,6 +84,10 @@ pub enum Request {
         /// Which; `None` for all that are stopped.
         origin: Option<Origin>,
     },
+    /// The node's digest, bucket by bucket.
+    Digest,
+    /// What the node holds in some buckets, of all keyspaces, the system's among them.
+    ScanBuckets(BucketScan),
 }
 
 /// Changes that become visible together.
@@ -131,6 +136,19 @@ pub struct ScanRequest {
     pub limit: u32,
 }
 
+/// A page of what a node holds in some buckets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BucketScan {
+    /// The buckets; none means all.
+    #[serde(deserialize_with = "codec::buckets")]
+    pub buckets: Vec<u16>,
+    /// The page begins with this [`RecordKey`], or the next that there is; empty for the first of all.
+    pub from: Bytes,
+    /// At most so many records are looked at, whatever their bucket: at least 1, at most
+    /// [`wire::OUTLINES_MAX`]. A node may look at fewer, and says where to go on.
+    pub limit: u32,
+}
+
 /// One answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClientResponse {
@@ -173,6 +191,46 @@ pub enum Response {
     Condition(Box<ConditionView>),
     /// To [`Request::RetryOrigin`]: the origins whose feed goes on, in order.
     Retried(Vec<Origin>),
+    /// To [`Request::Digest`]. What was written and is not yet durable waits for that first.
+    Digest(Box<PeerDigest>),
+    /// To [`Request::ScanBuckets`].
+    Buckets(BucketPage),
+}
+
+/// Records of some buckets, in order of keys.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BucketPage {
+    /// Those with live values.
+    #[serde(deserialize_with = "codec::outlines")]
+    pub records: Vec<RecordOutline>,
+    /// How many records were looked at.
+    pub examined: u32,
+    /// Where to go on: [`BucketScan::from`]; `None` when there is no more.
+    pub next: Option<Bytes>,
+    /// A session that saw this passes it on.
+    pub token: Bytes,
+}
+
+/// What a node holds of a key, without the values.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordOutline {
+    /// The key, with its keyspace.
+    pub key: RecordKey,
+    /// All live siblings of all fields, in order of fields and dots.
+    pub siblings: Vec<SiblingOutline>,
+}
+
+/// A live value of a node, without the value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiblingOutline {
+    /// The field; empty for an opaque value.
+    pub field: FieldPath,
+    /// The write set that put it.
+    pub dot: Dot,
+    /// That write set's stamp.
+    pub hlc: Hlc,
+    /// The first 16 bytes of the value's BLAKE3: enough to compare by, and no way back to a secret.
+    pub value: [u8; 16],
 }
 
 /// What became of a write.
@@ -504,6 +562,25 @@ pub enum Refusal {
 /// Numbers in words, as in `2, 3`.
 pub(crate) fn listed(ids: &[u32]) -> String {
     ids.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
+}
+
+impl RecordOutline {
+    /// What to tell of a record.
+    pub fn of(key: RecordKey, record: &Record) -> Self {
+        let siblings = record.fields().iter().flat_map(|field| {
+            let outline = |sibling: &Sibling| SiblingOutline::of(field.path(), sibling);
+            field.siblings().iter().map(outline).collect::<Vec<_>>()
+        });
+        Self { key, siblings: siblings.collect() }
+    }
+}
+
+impl SiblingOutline {
+    fn of(field: &FieldPath, sibling: &Sibling) -> Self {
+        let hash = blake3::hash(&sibling.value);
+        let value = *hash.as_bytes().first_chunk().expect("a BLAKE3 hash has 32 bytes");
+        Self { field: field.clone(), dot: sibling.dot, hlc: sibling.hlc, value }
+    }
 }
 
 impl From<ContextError> for Refusal {

@@ -102,6 +102,21 @@ pub(crate) fn snapshot_records<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer.deserialize_seq(AtMost { max: crate::snapshot::PART_RECORDS_MAX, items: PhantomData })
 }
 
+/// Reads the buckets whose keys are compared: no more than are compared at a time.
+pub(crate) fn compared_buckets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u16>, D::Error> {
+    deserializer.deserialize_seq(AtMost { max: crate::buckets::BUCKETS_COMPARED_MAX, items: PhantomData })
+}
+
+/// Reads the buckets that a client asks for: no more than there are.
+pub(crate) fn buckets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u16>, D::Error> {
+    deserializer.deserialize_seq(AtMost { max: crate::digest::DIGEST_BUCKETS, items: PhantomData })
+}
+
+/// Reads the records of a page of [`crate::client::Response::Buckets`]: no more than one has.
+pub(crate) fn outlines<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    deserializer.deserialize_seq(AtMost { max: wire::OUTLINES_MAX, items: PhantomData })
+}
+
 struct AtMost<T> {
     max: usize,
     items: PhantomData<T>,

@@ -1,6 +1,6 @@
 use std::fmt;
 
-use polyarch_crdt::{FieldPath, Sibling};
+use polyarch_crdt::{FieldPath, Record, Sibling};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
@@ -8,6 +8,15 @@ use crate::keyspace::RecordKey;
 
 /// How many buckets keys are spread over.
 pub const DIGEST_BUCKETS: usize = 4_096;
+
+/// So many buckets of all there are, for people: `4,093 of 4,096 buckets`.
+pub fn of_all_buckets(count: usize) -> String {
+    let grouped = |number: usize| match number {
+        0..1_000 => number.to_string(),
+        _ => format!("{},{:03}", number / 1_000, number % 1_000),
+    };
+    format!("{} of {} buckets", grouped(count), grouped(DIGEST_BUCKETS))
+}
 
 /// A fingerprint of all live siblings, kept up to date write by write.
 ///
@@ -65,6 +74,39 @@ impl Digest {
     pub fn is_consistent(&self) -> bool {
         self.buckets.len() == DIGEST_BUCKETS
             && self.buckets.iter().fold(0u128, |sum, b| sum.wrapping_add(*b)) == self.total
+    }
+}
+
+/// What a record adds to its bucket.
+pub(crate) fn record_hash(key: &RecordKey, record: &Record) -> u128 {
+    let siblings = record.fields().iter().flat_map(|field| field.siblings().iter().map(move |s| (field.path(), s)));
+    siblings.fold(0, |sum, (path, sibling)| sum.wrapping_add(hash(key, path, sibling)))
+}
+
+/// A digest in a message: its buckets, 16 bytes each, little endian. The total follows from them.
+pub(crate) mod packed {
+    use bytes::Bytes;
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::{DIGEST_BUCKETS, Digest};
+
+    const BUCKET_BYTES: usize = size_of::<u128>();
+
+    pub(crate) fn serialize<S: Serializer>(digest: &Digest, serializer: S) -> Result<S::Ok, S::Error> {
+        let bytes: Vec<u8> = digest.buckets.iter().flat_map(|bucket| bucket.to_le_bytes()).collect();
+        serializer.serialize_bytes(&bytes)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Digest, D::Error> {
+        let bytes = Bytes::deserialize(deserializer)?;
+        if bytes.len() != DIGEST_BUCKETS * BUCKET_BYTES {
+            return Err(D::Error::custom("not as many buckets as a digest has"));
+        }
+        let (chunks, _) = bytes.as_chunks::<BUCKET_BYTES>();
+        let buckets: Vec<u128> = chunks.iter().map(|chunk| u128::from_le_bytes(*chunk)).collect();
+        let total = buckets.iter().fold(0u128, |sum, bucket| sum.wrapping_add(*bucket));
+        Ok(Digest { buckets, total })
     }
 }
 

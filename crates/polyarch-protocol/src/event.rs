@@ -2,8 +2,10 @@ use std::fmt;
 
 use polyarch_crdt::{Dot, Hlc, Origin};
 
+use crate::buckets::DifferingKey;
 use crate::catalog::MemberStatus;
 use crate::client::listed;
+use crate::digest::of_all_buckets;
 use crate::topology::Topology;
 
 /// Something an operator may want to know.
@@ -74,6 +76,35 @@ pub enum Event {
         ours: u128,
         /// The digest there.
         theirs: u128,
+    },
+    /// Alarm: the buckets of the digest in which a member differs. Told again when there are others.
+    BucketsDiffer {
+        /// The member.
+        server_id: u32,
+        /// All buckets in which the two differ, in order.
+        buckets: Vec<u16>,
+    },
+    /// Alarm: the keys that a member holds otherwise, of the first buckets that differ.
+    KeysDiffer {
+        /// The member.
+        server_id: u32,
+        /// The first of them, in order.
+        keys: Vec<DifferingKey>,
+        /// How many there are in all.
+        count: u64,
+        /// Whether all keys of those buckets were compared; there may be too many.
+        is_all: bool,
+    },
+    /// Alarm: this node's records are not those that its digest was kept up with: its own disk, or a
+    /// bug here.
+    RecordsAltered {
+        /// The buckets that they do not add up to.
+        buckets: Vec<u16>,
+    },
+    /// A member that differed is equal again.
+    DigestsEqual {
+        /// The member.
+        server_id: u32,
     },
     /// Alarm: two living processes have one server id. Neither takes writes until one is gone.
     Twin {
@@ -244,6 +275,7 @@ impl Event {
                 | Self::MemberChanged { .. }
                 | Self::TopologyChanged { .. }
                 | Self::NotFed { .. }
+                | Self::DigestsEqual { .. }
                 | Self::SnapshotBegun { .. }
                 | Self::SnapshotFailed { .. }
                 | Self::SnapshotJoined { .. }
@@ -281,8 +313,37 @@ impl fmt::Display for Event {
             Self::DigestMismatch { server_id, ours, theirs } => {
                 write!(
                     f,
-                    "applied the same as member {server_id} but digests differ ({ours:032x} here, {theirs:032x} there); run `polyarch verify`"
+                    "applied the same as member {server_id} but digests differ ({ours:032x} here, {theirs:032x} there); `polyarch diff {server_id}` lists what differs"
                 )
+            }
+            Self::BucketsDiffer { server_id, buckets } => {
+                let count = of_all_buckets(buckets.len());
+                write!(f, "member {server_id} differs in {count} of the digest: {}", first_of(buckets))
+            }
+            Self::KeysDiffer { server_id, count: 0, is_all: true, .. } => {
+                write!(
+                    f,
+                    "the records of the buckets in which member {server_id} differs are the same; the digest that one of the two keeps is wrong. Stop it and run `polyarch verify`"
+                )
+            }
+            Self::KeysDiffer { server_id, keys, count, is_all } => {
+                let keys: Vec<String> = keys.iter().map(ToString::to_string).collect();
+                let rest = match is_all {
+                    true => "",
+                    false => "; there are more in those buckets than were compared",
+                };
+                let count_of = if *count == 1 { "1 key".to_owned() } else { format!("{count} keys") };
+                write!(f, "member {server_id} holds {count_of} otherwise: {}{rest}", shortened(&keys, *count))
+            }
+            Self::RecordsAltered { buckets } => {
+                write!(
+                    f,
+                    "this node's records are not those that it applied, in buckets {}: its disk altered them, or a bug did. Stop it and run `polyarch verify`",
+                    first_of(buckets)
+                )
+            }
+            Self::DigestsEqual { server_id } => {
+                write!(f, "member {server_id}, which differed, is equal to this node again")
             }
             Self::Twin { server_id, addresses } => {
                 write!(
@@ -366,5 +427,20 @@ impl fmt::Display for Event {
             }
             Self::DiskHasRoom => f.write_str("the disk has room again; this node writes again"),
         }
+    }
+}
+
+/// The first few of many buckets.
+fn first_of(buckets: &[u16]) -> String {
+    const SHOWN: usize = 8;
+    let shown: Vec<String> = buckets.iter().take(SHOWN).map(u16::to_string).collect();
+    shortened(&shown, buckets.len() as u64)
+}
+
+/// What is shown of so many.
+fn shortened(shown: &[String], count: u64) -> String {
+    match count.saturating_sub(shown.len() as u64) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
     }
 }

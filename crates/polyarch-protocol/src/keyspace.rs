@@ -3,7 +3,8 @@ use std::str::FromStr;
 
 use bytes::Bytes;
 use polyarch_crdt::{Dot, Origin};
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A keyspace's identity: the write set that created it and the place of its definition in it.
 ///
@@ -100,6 +101,19 @@ impl RecordKey {
     /// All bytes, in sort order.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
+    }
+}
+
+impl Serialize for RecordKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for RecordKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::from_bytes(Bytes::deserialize(deserializer)?)
+            .ok_or_else(|| D::Error::custom("a record's key is too short"))
     }
 }
 

@@ -16,6 +16,7 @@ pub mod limits;
 pub mod peer;
 pub mod storage;
 
+mod buckets;
 mod chain;
 mod digest;
 mod event;
@@ -32,8 +33,11 @@ mod topology;
 mod waiting;
 mod write_set;
 
+pub use buckets::{
+    BUCKETS_COMPARED_MAX, BucketKeys, BucketReader, BucketsWanted, DifferingKey, HeldBy, KeyHash, PeerDigest,
+};
 pub use chain::{ChainHash, ChainHead, ChainHeads};
-pub use digest::{DIGEST_BUCKETS, Digest};
+pub use digest::{DIGEST_BUCKETS, Digest, of_all_buckets};
 pub use event::{Event, LostEpoch};
 pub use feed::{Feed, FeedStep};
 pub use frontier::{ApplySummary, Frontier, FrontierV1};

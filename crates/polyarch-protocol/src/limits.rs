@@ -77,6 +77,8 @@ pub mod wire {
     pub const PROGRESS_MAX: usize = 4_096;
     /// Most hubs, or links, that a topology names.
     pub const TOPOLOGY_NAMES_MAX: usize = u16::MAX as usize;
+    /// Most records that a node looks at for one page of the records of some buckets.
+    pub const OUTLINES_MAX: usize = 4_096;
     /// Most changes in a write set.
     pub const CHANGES_MAX: usize = u16::MAX as usize;
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use polyarch_crdt::{AppliedSet, Dot, Origin};
 use serde::{Deserialize, Serialize};
 
+use crate::buckets::{BucketKeys, PeerDigest};
 use crate::chain::ChainHead;
 use crate::codec::{self, CodecError, Kind};
 use crate::limits::wire;
@@ -69,6 +70,10 @@ pub enum PeerMessage {
     Removed(AppliedSet),
     /// How far members are: all that the sender knows when a link comes up, then what is new.
     Progress(#[serde(deserialize_with = "codec::progress")] Vec<MemberProgress>),
+    /// The sender's digest, bucket by bucket: at an equal applied-set the two totals differ.
+    Digest(Box<PeerDigest>),
+    /// What the sender holds in buckets that differ.
+    BucketKeys(Box<BucketKeys>),
 }
 
 /// Who speaks.
@@ -146,7 +151,7 @@ impl PeerMessage {
             | Self::LinkStates(_)
             | Self::Twin(_)
             | Self::Removed(_) => PeerVersion::V1,
-            Self::Progress(_) => PeerVersion::V2,
+            Self::Progress(_) | Self::Digest(_) | Self::BucketKeys(_) => PeerVersion::V2,
         }
     }
 

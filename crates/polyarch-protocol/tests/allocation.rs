@@ -162,6 +162,7 @@ fn many_small_items_cost_a_small_multiple_of_what_was_sent() {
         ("link states' links", dense(&[b'P', 1, 4, 1, 1, 1, 1, 0], &|_| vec![1])),
         ("twin's addresses", dense(&[b'P', 1, 5], &|_| vec![0])),
         ("status's peers' links", dense(&[b'A', 1, 1, 0, 5], &|_| vec![0; 4])),
+        ("bucket keys", dense(&[b'P', 1, 8, 0, 0], &|_| [vec![18], vec![0; 19]].concat())),
         ("page's records", dense(&[b'A', 1, 1, 0, 2], &|_| vec![0; 3])),
         ("snapshot's heads", dense(&[b'N', 1, 4], &|i| [postcard_number(1 + i), vec![0, 1], vec![7; 32]].concat())),
         ("snapshot's epochs", dense(&[b'N', 1, 0, 1, 1, 1, 0, 0], &|i| [postcard_number(i), vec![1, 1]].concat())),
@@ -203,7 +204,10 @@ fn the_most_changes_of_the_fewest_bytes_take_no_more_than_a_frame() {
 fn lists_of_the_cluster_beyond_their_bounds_are_refused_unread() {
     let long =
         |head: &[u8], len: usize, item: usize| [head, &postcard_number(len as u64), &vec![1; len * item]].concat();
-    let lists: [(&[u8], usize, usize); 7] = [
+    let lists: [(&[u8], usize, usize); 10] = [
+        (&[b'P', 1, 9, 0], 16, 1),
+        (&[b'Q', 1, 1, 0, 0, 14], 4_096, 1),
+        (&[b'A', 1, 1, 0, 10], wire::OUTLINES_MAX, 2),
         (&[b'N', 1, 2], 4_096, 1),
         (&[b'N', 1, 3], wire::CHANGES_MAX, 1),
         (&[b'P', 1, 4], wire::LINK_STATES_MAX, 6),

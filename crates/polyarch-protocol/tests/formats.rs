@@ -9,11 +9,12 @@ mod samples;
 use std::fmt::Debug;
 
 use bytes::Bytes;
+use polyarch_crdt::{Dot, FieldPath, Hlc, Origin, Sibling};
 use polyarch_protocol::catalog::SystemRecord;
-use polyarch_protocol::client::{ClientRequest, ClientResponse};
+use polyarch_protocol::client::{ClientRequest, ClientResponse, Response};
 use polyarch_protocol::codec::CodecError;
 use polyarch_protocol::peer::{FeedGroup, PeerMessage};
-use polyarch_protocol::{SnapshotPart, SnapshotRequest, WriteSet};
+use polyarch_protocol::{Digest, KeyspaceId, PeerDigest, RecordKey, SnapshotPart, SnapshotRequest, WriteSet};
 use samples::{
     feed_samples, peer_samples, request_samples, response_samples, snapshot_part_samples, snapshot_request_samples,
     system_samples, write_set_samples,
@@ -81,6 +82,35 @@ fn write_sets() {
 fn system_records() {
     let fixture = include_str!("fixtures/system_record.v1.hex");
     check(fixture, &system_samples(), |r| r.encode().to_vec(), SystemRecord::decode);
+}
+
+/// 64 KiB of buckets are built here from their drawing, and are no line of a fixture.
+#[test]
+fn digests() {
+    let key = RecordKey::new(KeyspaceId::SYSTEM, b"key");
+    let mut digest = Digest::default();
+    let dot = Dot::new(Origin::new(3, 7), 42);
+    let sibling = Sibling { dot, hlc: Hlc::new(1_764_950_400_000, 3), value: Bytes::from_static(b"value") };
+    digest.add(&key, &FieldPath::opaque(), &sibling);
+    let mut buckets = vec![0; 4_096 * 16];
+    // What is hashed of a sibling, and how, is as frozen as the rest.
+    let (bucket, hash) = (1_271, unhex("0468e47d3fa673443b4d99d4588e10f5"));
+    assert_eq!((Digest::bucket_of(&key), hex(&digest.total().to_le_bytes())), (bucket, hex(&hash)));
+    buckets[bucket * 16..][..16].copy_from_slice(&hash);
+
+    // Its applied-set: one origin, server 3, epoch 7, up to 42. Then the length of the buckets, 65,536.
+    let body = [&[1, 3, 7, 42, 0x80, 0x80, 0x04][..], &buckets].concat();
+    let drawn = PeerDigest { applied: [dot].into_iter().collect(), digest };
+    let peer = PeerMessage::Digest(Box::new(drawn.clone()));
+    let frame = [&[b'P', 1, 8][..], &body].concat();
+    assert_eq!(hex(&peer.encode()[..40]), hex(&frame[..40]));
+    assert!(peer.encode() == frame && PeerMessage::decode(&frame) == Ok(peer));
+    let answer = ClientResponse { id: 5, result: Ok(Response::Digest(Box::new(drawn))) };
+    let frame = [&[b'A', 1, 5, 0, 9][..], &body].concat();
+    assert!(answer.encode() == frame && ClientResponse::decode(&frame) == Ok(answer));
+    assert_eq!(ClientResponse::decode(&frame[..frame.len() - 1]), Err(CodecError::Malformed));
+    let short = [&[b'P', 1, 8, 0, 0xff, 0xff, 0x03][..], &buckets[1..]].concat();
+    assert_eq!(PeerMessage::decode(&short), Err(CodecError::Malformed), "not as many buckets as a digest has");
 }
 
 #[test]

@@ -10,9 +10,10 @@ use polyarch_crdt::{AppliedSet, Record};
 use polyarch_protocol::catalog::Catalog;
 use polyarch_protocol::peer::PeerVersion;
 use polyarch_protocol::{
-    ChainHeads, Feed, Input, KeyspaceId, LinkId, LogPosition, Now, RecordKey, Records, Replica, ReplicaConfig,
-    RequestTag, Storage, StorageError,
+    BucketKeys, BucketReader, BucketsWanted, ChainHeads, Feed, Input, KeyspaceId, LinkId, LogPosition, Now, RecordKey,
+    Records, Replica, ReplicaConfig, RequestTag, Storage, StorageError,
 };
+use polyarch_store::state::ScanRange;
 use polyarch_store::{OpenError, StateReport, StoreConfig};
 
 use crate::disk::{Devices, SimCheckpointJob, SimLogReader, SimStateReader, SimStore};
@@ -191,6 +192,17 @@ impl Process {
     /// Whether anything waits for a sync.
     pub fn is_staged(&self) -> bool {
         self.replica.storage().staged_end() > self.durable_end
+    }
+
+    /// The keys of some buckets, if they are published as they are wanted.
+    pub fn keys_of(&self, wanted: BucketsWanted) -> Option<BucketKeys> {
+        let mut reader = BucketReader::new(wanted);
+        if *reader.applied() != self.published {
+            return None;
+        }
+        let records = self.reader.scan(&ScanRange::everything(), usize::MAX).ok()?;
+        records.iter().for_each(|(key, record)| _ = reader.take(key, record));
+        Some(reader.finish())
     }
 
     /// Whether all that came in is handled and synced.

@@ -2,6 +2,7 @@
 
 pub(crate) mod batch;
 pub(crate) mod certs;
+pub(crate) mod diff;
 pub(crate) mod events;
 pub(crate) mod keyspace;
 pub(crate) mod link;

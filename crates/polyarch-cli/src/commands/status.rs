@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
 use polyarch_client::{
-    Client, ConditionView, Dot, Error, FeedView, MemberStatus, NodeAddress, PeerView, RegainedView, StatusView,
+    Client, ConditionView, DIGEST_BUCKETS, Dot, Error, FeedView, MemberStatus, NodeAddress, PeerView, RegainedView,
+    StatusView, of_all_buckets,
 };
 
 use crate::commands::quarantine;
@@ -212,11 +213,16 @@ fn described(peer: &PeerView) -> String {
         (false, false, false, false) => "NOT REACHED",
     };
     let difference = match (peer.behind, peer.ahead, peer.equal) {
-        (_, _, Some(true)) => "equal".to_owned(),
-        (_, _, Some(false)) => "DIFFERENT DIGEST at equal applied-sets".to_owned(),
+        (_, _, Some(true)) => format!("equal: yes, {}", of_all_buckets(DIGEST_BUCKETS)),
+        (_, _, Some(false)) => {
+            format!("equal: NO, at equal applied-sets; `polyarch diff {}` says where", peer.server_id)
+        }
         (0, 0, None) if !peer.linked => "not compared here".to_owned(),
-        (0, 0, None) => "not known to differ".to_owned(),
-        (behind, ahead, None) => format!("has {behind} write sets more, lacks {ahead}"),
+        (0, 0, None) => "equal: not comparable now".to_owned(),
+        (behind, ahead, None) => format!(
+            "equal: not comparable now, {} write sets apart: has {behind} more, lacks {ahead}",
+            behind.saturating_add(ahead)
+        ),
     };
     let clock = peer.clock_offset_ms.map(|offset| format!(", clock {offset:+} ms")).unwrap_or_default();
     let standing = match peer.status {

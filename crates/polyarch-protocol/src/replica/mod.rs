@@ -12,6 +12,7 @@ mod amnesia;
 mod clock;
 mod config;
 mod coordinator;
+mod differences;
 mod links;
 mod members;
 mod progress;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use polyarch_crdt::{AppliedSet, ClusterKey, Dot, HlcClock, Observed, Origin, seeded_bug};
 
+use crate::buckets::{BucketKeys, BucketsWanted, PeerDigest};
 use crate::catalog::{Catalog, KeyspaceKind, Member, MemberChange, MemberStatus};
 use crate::client::{CountersView, Refusal, Response, StatusView, WriteRequest};
 use crate::codec::CodecError;
@@ -46,6 +48,7 @@ use clock::ClockAhead;
 pub use config::{Durability, ReplicaConfig, Timings};
 use coordinator::Epoch;
 pub use coordinator::context_scope;
+use differences::Differences;
 use links::{ToldRemoved, Twins};
 use members::Drain;
 use quarantine::Pause;
@@ -90,6 +93,8 @@ pub enum Input {
     Condition(RequestTag),
     /// An operator lets the stopped feed of an origin go on, or of all.
     RetryOrigin(RequestTag, Option<Origin>),
+    /// A question for the digest, bucket by bucket.
+    Digest(RequestTag),
     /// An operator takes the link to a member down.
     CutLink(RequestTag, u32),
     /// An operator lets it up again.
@@ -131,6 +136,9 @@ pub enum Input {
     SnapshotHeld(u32),
     /// What [`Output::FetchSnapshot`] asked for, or the join of it, came to nothing.
     SnapshotFailed(String),
+    /// What [`Output::ScanBuckets`] asked for; `None` when more was applied meanwhile or a record
+    /// could not be read.
+    BucketsScanned(Option<BucketKeys>),
     /// The log is synced up to here.
     Durable(LogPosition),
     /// A write or sync of the log failed.
@@ -155,6 +163,9 @@ pub enum Output {
     /// Fetch a snapshot from the member on this link, and join it. The replica hears of it again by
     /// [`Replica::adopt`] or [`Input::SnapshotFailed`].
     FetchSnapshot(LinkId),
+    /// Read the keys of these buckets, in the background; answered by [`Input::BucketsScanned`]. There
+    /// is one of these at a time.
+    ScanBuckets(BucketsWanted),
     /// Close the link.
     CloseLink(LinkId, String),
     /// Tell the operator.
@@ -210,6 +221,7 @@ pub struct Replica<S> {
     /// While this member is draining: what it had when it heard of that.
     drain: Option<Drain>,
     snapshots: Snapshots,
+    differences: Differences,
     /// Origins whose feed is stopped.
     paused: BTreeMap<Origin, Pause>,
     amnesia: Amnesia,
@@ -303,6 +315,7 @@ impl<S: Storage> Replica<S> {
             told_removed: None,
             drain: None,
             snapshots: Snapshots::default(),
+            differences: Differences::default(),
             paused: BTreeMap::new(),
             amnesia: Amnesia::default(),
             cut: BTreeSet::new(),
@@ -345,6 +358,12 @@ impl<S: Storage> Replica<S> {
                 let result = self.retry_origin(origin, now);
                 self.answer(tag, result.map(Response::Retried));
             }
+            Input::Digest(tag) => {
+                // Of all that is staged: the answer waits until that is durable.
+                let applied = self.frontier.heads.applied().clone();
+                let digest = PeerDigest { applied, digest: self.frontier.digest.clone() };
+                self.answer(tag, Ok(Response::Digest(Box::new(digest))));
+            }
             Input::CutLink(tag, server_id) => self.cut_link(tag, server_id),
             Input::HealLink(tag, server_id) => self.heal_link(tag, server_id),
             Input::SetTopology(tag, topology) => {
@@ -364,6 +383,7 @@ impl<S: Storage> Replica<S> {
             Input::FeedGroup { link, subscription, write_sets } => self.feed_group(link, subscription, write_sets, now),
             Input::SnapshotHeld(from) => self.snapshot_held(from),
             Input::SnapshotFailed(reason) => self.fetch_failed(reason, now),
+            Input::BucketsScanned(keys) => self.take_scanned(keys),
             Input::Durable(position) => self.synced(position),
             Input::StorageFailed(reason) => self.fail(reason),
             Input::Tick => {

@@ -143,6 +143,7 @@ impl<S: Storage> Replica<S> {
         if session.established.is_some() && !self.is_linked(server_id) {
             self.event(Event::Unlinked { server_id });
         }
+        self.interrupt_comparison(server_id);
         self.linked_changed();
     }
 
@@ -165,6 +166,14 @@ impl<S: Storage> Replica<S> {
             PeerMessage::Refuse(refuse) => self.refused(link, &refuse, now),
             PeerMessage::LinkStates(entries) => self.take_link_states(link, entries, now),
             PeerMessage::Progress(entries) => self.take_progress(link, entries),
+            PeerMessage::Digest(digest) => {
+                let server_id = session.server_id;
+                self.take_digest(link, server_id, &digest);
+            }
+            PeerMessage::BucketKeys(keys) => {
+                let server_id = session.server_id;
+                self.take_keys(server_id, *keys);
+            }
         }
     }
 
@@ -293,7 +302,7 @@ impl<S: Storage> Replica<S> {
         if let Some(server_id) = self.sessions.get(&link).map(|session| session.server_id) {
             self.note_losses(server_id, &heartbeat.applied, now);
         }
-        self.check_digest(link, &heartbeat);
+        self.check_digest(link, &heartbeat, now);
         self.check_clock(link, &heartbeat, now);
         self.compare_clocks();
         let Some(session) = self.sessions.get_mut(&link) else { return };
@@ -305,19 +314,19 @@ impl<S: Storage> Replica<S> {
         self.announce_member(is_caught_up, now);
     }
 
-    fn check_digest(&mut self, link: LinkId, heartbeat: &Heartbeat) {
+    fn check_digest(&mut self, link: LinkId, heartbeat: &Heartbeat, now: Now) {
         let comparable = heartbeat.applied == self.durable.applied;
         let digests = (self.durable.digest, heartbeat.digest);
         let Some(session) = self.sessions.get_mut(&link) else { return };
-        let (before, server_id) = (session.equal, session.server_id);
+        let server_id = session.server_id;
         session.equal = match digests {
             (Some(ours), Some(theirs)) if comparable => Some(ours == theirs),
             _ => None,
         };
-        if let ((Some(ours), Some(theirs)), Some(false)) = (digests, session.equal)
-            && before != Some(false)
-        {
-            self.event(Event::DigestMismatch { server_id, ours, theirs });
+        match (session.equal, heartbeat.digest) {
+            (Some(true), _) => self.note_equal(server_id),
+            (Some(false), Some(theirs)) => self.note_different(link, server_id, theirs, now),
+            _ => {}
         }
     }
 

@@ -2,19 +2,19 @@
 #![allow(dead_code, reason = "each test binary compiles all of this and uses its own part")]
 
 use bytes::Bytes;
-use polyarch_crdt::{AppliedSet, ClusterKey, Dot, FieldChange, FieldPath, Hlc, Origin, Record, SealedContext};
+use polyarch_crdt::{AppliedSet, ClusterKey, Dot, FieldChange, FieldPath, Hlc, Origin, Record, SealedContext, Sibling};
 use polyarch_protocol::catalog::{KeyspaceDefinition, KeyspaceKind, Member, MemberChange, MemberStatus, SystemRecord};
 use polyarch_protocol::client::{
-    ClientRequest, ClientResponse, EventView, KeyspaceView, RecordView, Refusal, Request, Response, ScanRequest,
-    SiblingView, Supersede, WriteChange, WriteRequest, Written,
+    BucketPage, BucketScan, ClientRequest, ClientResponse, EventView, KeyspaceView, RecordOutline, RecordView, Refusal,
+    Request, Response, ScanRequest, SiblingOutline, SiblingView, Supersede, WriteChange, WriteRequest, Written,
 };
 use polyarch_protocol::peer::{
     ClusterId, FeedGroup, Heartbeat, Hello, PeerMessage, Refuse, RefuseReason, Subscribe, Twin,
 };
 use polyarch_protocol::{
-    ChainHash, ChainHead, ChainHeads, Change, Dependencies, Effect, FrontierOutline, KeysHeld, KeyspaceId, LinkState,
-    MemberProgress, RecordKey, Resume, SnapshotBegin, SnapshotId, SnapshotPart, SnapshotRecord, SnapshotRequest,
-    Topology, WriteSet,
+    BucketKeys, ChainHash, ChainHead, ChainHeads, Change, Dependencies, Digest, Effect, FrontierOutline, KeyHash,
+    KeysHeld, KeyspaceId, LinkState, MemberProgress, PeerDigest, RecordKey, Resume, SnapshotBegin, SnapshotId,
+    SnapshotPart, SnapshotRecord, SnapshotRequest, Topology, WriteSet,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -96,6 +96,8 @@ pub(crate) fn peer_message() -> impl Strategy<Value = PeerMessage> {
         vec(".{0,9}", 0..3).prop_map(|addresses| PeerMessage::Twin(Twin { addresses })),
         applied().prop_map(PeerMessage::Removed),
         vec(member_progress(), 0..4).prop_map(PeerMessage::Progress),
+        digest().prop_map(|digest| PeerMessage::Digest(Box::new(digest))),
+        bucket_keys().prop_map(|keys| PeerMessage::BucketKeys(Box::new(keys))),
     ]
 }
 
@@ -103,6 +105,37 @@ fn member_progress() -> impl Strategy<Value = MemberProgress> {
     let version = prop_oneof![0..5_u64, any::<u64>()];
     let entry = (0..5_u32, any::<u128>(), version, applied());
     entry.prop_map(|(server_id, boot_id, version, applied)| MemberProgress { server_id, boot_id, version, applied })
+}
+
+fn record_key() -> impl Strategy<Value = RecordKey> {
+    (keyspace(), bytes()).prop_map(|(keyspace, key)| RecordKey::new(keyspace, &key))
+}
+
+fn digest() -> impl Strategy<Value = PeerDigest> {
+    (applied(), vec((record_key(), bytes()), 0..4)).prop_map(|(applied, siblings)| {
+        let mut digest = Digest::default();
+        for (key, value) in siblings {
+            let sibling = Sibling { dot: Dot::new(Origin::new(1, 1), 1), hlc: Hlc::default(), value };
+            digest.add(&key, &FieldPath::opaque(), &sibling);
+        }
+        PeerDigest { applied, digest }
+    })
+}
+
+fn bucket_keys() -> impl Strategy<Value = BucketKeys> {
+    let key = (record_key(), any::<u128>()).prop_map(|(key, hash)| KeyHash { key, hash });
+    (applied(), vec(any::<u16>(), 0..=16), vec(key, 0..4), any::<bool>())
+        .prop_map(|(applied, buckets, keys, cut_short)| BucketKeys { applied, buckets, keys, cut_short })
+}
+
+fn outline() -> impl Strategy<Value = RecordOutline> {
+    let sibling = (dot(), hlc(), any::<[u8; 16]>()).prop_map(|(dot, hlc, value)| SiblingOutline {
+        field: FieldPath::opaque(),
+        dot,
+        hlc,
+        value,
+    });
+    (record_key(), vec(sibling, 0..3)).prop_map(|(key, siblings)| RecordOutline { key, siblings })
 }
 
 fn link_state() -> impl Strategy<Value = LinkState> {
@@ -166,7 +199,7 @@ pub(crate) fn snapshot_request() -> impl Strategy<Value = SnapshotRequest> {
 }
 
 pub(crate) fn snapshot_part() -> impl Strategy<Value = SnapshotPart> {
-    let start = (heads(), hlc(), btree_map(any::<u32>(), origin(), 0..3))
+    let start = (heads(), hlc(), btree_map(any::<u32>(), origin(), 0..3), btree_map(any::<u32>(), hlc(), 0..3))
         .prop_map(|(heads, hlc, epochs, stamps)| FrontierOutline { heads, hlc, epochs, stamps });
     let begin = (any::<u128>(), any::<u128>(), any::<u32>(), start).prop_map(|(id, cluster, donor, start)| {
         SnapshotPart::Begin(SnapshotBegin { id: SnapshotId(id), cluster_id: ClusterId(cluster), donor, start })
@@ -212,6 +245,9 @@ pub(crate) fn request() -> impl Strategy<Value = ClientRequest> {
         any::<u32>().prop_map(|limit| Request::Events { limit }),
         Just(Request::Condition),
         option::of(origin()).prop_map(|origin| Request::RetryOrigin { origin }),
+        Just(Request::Digest),
+        (vec(any::<u16>(), 0..5), bytes(), any::<u32>())
+            .prop_map(|(buckets, from, limit)| Request::ScanBuckets(BucketScan { buckets, from, limit })),
     ];
     (any::<u64>(), any::<u32>(), option::of(bytes()), request).prop_map(|(id, wait_ms, token, request)| ClientRequest {
         id,
@@ -246,6 +282,10 @@ pub(crate) fn response() -> impl Strategy<Value = ClientResponse> {
         }),
         Just(Response::Condition(Box::new(condition()))),
         vec(origin(), 0..3).prop_map(Response::Retried),
+        digest().prop_map(|digest| Response::Digest(Box::new(digest))),
+        (vec(outline(), 0..3), any::<u32>(), option::of(bytes()), bytes()).prop_map(
+            |(records, examined, next, token)| Response::Buckets(BucketPage { records, examined, next, token })
+        ),
     ];
     let refusals: Vec<Refusal> = refusals().into_iter().map(|(_, refusal)| refusal).collect();
     let result = prop_oneof![ok.prop_map(Ok), prop::sample::select(refusals).prop_map(Err)];

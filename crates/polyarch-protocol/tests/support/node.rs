@@ -6,8 +6,9 @@ use polyarch_protocol::catalog::{KeyspaceKind, MemberChange, MemberStatus};
 use polyarch_protocol::client::{Refusal, Response, Supersede, WriteChange, WriteRequest, Written};
 use polyarch_protocol::peer::{ClusterId, FeedGroup, Heartbeat, Hello, PeerMessage, PeerVersion, Subscribe};
 use polyarch_protocol::{
-    Change, Dependencies, Durability, Effect, Event, Feed, FeedStep, Frontier, Input, KeyspaceId, Limits, LinkId, Now,
-    Output, RecordKey, Replica, ReplicaConfig, RequestTag, Storage, Timings, Topology, WriteSet, context_scope,
+    BucketKeys, BucketReader, BucketsWanted, Change, Dependencies, Durability, Effect, Event, Feed, FeedStep, Frontier,
+    Input, KeyspaceId, Limits, LinkId, Now, Output, RecordKey, Replica, ReplicaConfig, RequestTag, Storage, Timings,
+    Topology, WriteSet, context_scope,
 };
 
 use super::storage::MemoryStorage;
@@ -38,6 +39,8 @@ pub(crate) struct Node {
     pub(crate) replica: Replica<MemoryStorage>,
     pub(crate) now: Now,
     pub(crate) syncs: bool,
+    /// Whether its records stand still while they are read for the digest.
+    pub(crate) scans: bool,
     pub(crate) feeds: BTreeMap<LinkId, Feed>,
     pub(crate) answers: BTreeMap<u64, Result<Response, Refusal>>,
     pub(crate) events: Vec<Event>,
@@ -66,6 +69,7 @@ impl Node {
             replica,
             now,
             syncs: true,
+            scans: true,
             feeds: BTreeMap::new(),
             answers: BTreeMap::new(),
             events: Vec::new(),
@@ -127,6 +131,10 @@ impl Node {
                 // These tests poll every feed.
                 Output::FeedMore(_) => {}
                 Output::FetchSnapshot(link) => self.fetches.push(link),
+                Output::ScanBuckets(wanted) => {
+                    let keys = self.scans.then(|| self.keys_of(wanted));
+                    self.handle(Input::BucketsScanned(keys));
+                }
                 Output::GroupTaken(link) => *self.taken.entry(link).or_default() += 1,
                 Output::CloseLink(link, reason) => {
                     self.feeds.remove(&link);
@@ -136,6 +144,17 @@ impl Node {
             }
         }
         any
+    }
+
+    fn keys_of(&mut self, wanted: BucketsWanted) -> BucketKeys {
+        let mut reader = BucketReader::new(wanted);
+        assert_eq!(*reader.applied(), self.applied(), "these tests read at once");
+        let keyspaces: Vec<KeyspaceId> = self.replica.catalog().keyspaces().map(|(id, ..)| id).collect();
+        for keyspace in [vec![KeyspaceId::SYSTEM], keyspaces].concat() {
+            let records = self.replica.storage_mut().keyspace_records(keyspace).expect("they are in memory");
+            records.iter().for_each(|(key, record)| _ = reader.take(key, record));
+        }
+        reader.finish()
     }
 
     /// What was sent since this was last asked.

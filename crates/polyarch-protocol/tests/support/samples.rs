@@ -6,17 +6,18 @@ use bytes::Bytes;
 use polyarch_crdt::{AppliedSet, ClusterKey, Dot, FieldChange, FieldPath, Hlc, Origin, Record, SealedContext};
 use polyarch_protocol::catalog::{KeyspaceDefinition, KeyspaceKind, Member, MemberChange, MemberStatus, SystemRecord};
 use polyarch_protocol::client::{
-    ClientRequest, ClientResponse, CountersView, EventView, FeedView, KeyspaceView, PeerView, RecordView, Refusal,
-    Request, Response, ScanRequest, SiblingView, StatusView, Supersede, WriteChange, WriteRequest, Written,
+    BucketPage, BucketScan, ClientRequest, ClientResponse, CountersView, EventView, FeedView, KeyspaceView, PeerView,
+    RecordOutline, RecordView, Refusal, Request, Response, ScanRequest, SiblingOutline, SiblingView, StatusView,
+    Supersede, WriteChange, WriteRequest, Written,
 };
 use polyarch_protocol::condition::{ConditionView, ForkMember, ForkSide, PauseCause, PausedView, RegainedView};
 use polyarch_protocol::peer::{
     ClusterId, FeedGroup, Heartbeat, Hello, PeerMessage, Refuse, RefuseReason, Subscribe, Twin,
 };
 use polyarch_protocol::{
-    ChainHash, ChainHead, ChainHeads, Change, Dependencies, Effect, FrontierOutline, KeysHeld, KeyspaceId, LinkState,
-    MemberProgress, RecordKey, Resume, SnapshotBegin, SnapshotId, SnapshotPart, SnapshotRecord, SnapshotRequest,
-    Topology, WriteSet,
+    BucketKeys, ChainHash, ChainHead, ChainHeads, Change, Dependencies, Effect, FrontierOutline, KeyHash, KeysHeld,
+    KeyspaceId, LinkState, MemberProgress, RecordKey, Resume, SnapshotBegin, SnapshotId, SnapshotPart, SnapshotRecord,
+    SnapshotRequest, Topology, WriteSet,
 };
 
 const O: Origin = Origin::new(3, 0x9f2c_01ab);
@@ -169,6 +170,16 @@ pub(crate) fn peer_samples() -> Vec<(&'static str, PeerMessage)> {
                 MemberProgress { server_id: 4, boot_id: 5, version: 1, applied: AppliedSet::new() },
             ]),
         ),
+        // PeerMessage::Digest has a test of its own: 64 KiB are no line.
+        (
+            "bucket-keys",
+            PeerMessage::BucketKeys(Box::new(BucketKeys {
+                applied: sample_applied(),
+                buckets: vec![7, 300],
+                keys: vec![KeyHash { key: RecordKey::new(sample_id(), b"key"), hash: 1 << 100 }],
+                cut_short: true,
+            })),
+        ),
     ]
 }
 
@@ -273,6 +284,15 @@ pub(crate) fn request_samples() -> Vec<(&'static str, ClientRequest)> {
         ("condition", ClientRequest { token: None, ..of(Request::Condition) }),
         ("retry-origin", of(Request::RetryOrigin { origin: Some(O) })),
         ("retry-all-origins", of(Request::RetryOrigin { origin: None })),
+        ("digest", of(Request::Digest)),
+        (
+            "scan-buckets",
+            of(Request::ScanBuckets(BucketScan {
+                buckets: vec![7, 300],
+                from: Bytes::from_static(b"from"),
+                limit: 300,
+            })),
+        ),
     ]
 }
 
@@ -347,6 +367,23 @@ pub(crate) fn response_samples() -> Vec<(&'static str, ClientResponse)> {
             "events",
             Response::Events(vec![EventView { time_ms: 1_764_950_400_000, alarm: true, text: "text".to_owned() }]),
         ),
+        (
+            "buckets",
+            Response::Buckets(BucketPage {
+                records: vec![RecordOutline {
+                    key: RecordKey::new(sample_id(), b"key"),
+                    siblings: vec![SiblingOutline {
+                        field: FieldPath::from("/a"),
+                        dot: sample_dot(42),
+                        hlc: Hlc::new(1_764_950_400_000, 3),
+                        value: [0xef; 16],
+                    }],
+                }],
+                examined: 300,
+                next: Some(Bytes::from_static(b"next")),
+                token: token(),
+            }),
+        ),
     ];
     let answers = answers.into_iter().map(|(name, answer)| (name, Ok(answer)));
     let refused = refusals().into_iter().map(|(name, refusal)| (name, Err(refusal)));
@@ -376,6 +413,7 @@ pub(crate) fn snapshot_part_samples() -> Vec<(&'static str, SnapshotPart)> {
         heads: heads.clone().into(),
         hlc: Hlc::new(1_764_950_400_000, 3),
         epochs: [(3, O)].into_iter().collect(),
+        stamps: [(3, Hlc::new(1_764_950_400_000, 3))].into_iter().collect(),
     };
     let begin = SnapshotBegin { id: SnapshotId(1 << 100), cluster_id: ClusterId(0xc1a5), donor: 3, start };
     // A sibling, a field of a document, and a dot that is to be absorbed.

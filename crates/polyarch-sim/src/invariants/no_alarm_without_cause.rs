@@ -32,6 +32,10 @@ pub fn check(server_id: u32, event: &Event, causes: &Causes<impl Fn(Dot) -> bool
         | Event::Poisoned { .. }
         | Event::Unreadable { .. }
         | Event::DigestMismatch { .. }
+        | Event::BucketsDiffer { .. }
+        | Event::KeysDiffer { .. }
+        | Event::RecordsAltered { .. }
+        | Event::DigestsEqual { .. }
         | Event::NotFed { .. }
         | Event::EpochClosed { .. }
         | Event::Twin { .. } => true,

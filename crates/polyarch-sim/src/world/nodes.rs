@@ -400,6 +400,10 @@ impl World {
                     self.hand_over(at, link.0)?;
                 }
             }
+            Output::ScanBuckets(wanted) => {
+                let keys = self.nodes[at].process.as_ref().and_then(|process| process.keys_of(wanted));
+                self.push_input(at, Input::BucketsScanned(keys), None);
+            }
             Output::CloseLink(link, reason) => {
                 self.note(format_args!("node {server_id} closes link {}: {reason}", link.0));
                 self.close_link(at, link.0);
@@ -460,7 +464,9 @@ impl World {
             | PeerMessage::LinkStates(_)
             | PeerMessage::Progress(_)
             | PeerMessage::Twin(_)
-            | PeerMessage::Removed(_) => {}
+            | PeerMessage::Removed(_)
+            | PeerMessage::Digest(_)
+            | PeerMessage::BucketKeys(_) => {}
         }
     }
 
@@ -474,6 +480,12 @@ impl World {
             PeerMessage::Subscribe(subscribe) => {
                 let heads = subscribe.origins.iter().map(|(origin, head)| polyarch_crdt::Dot::new(*origin, head.seq));
                 nothing_leaves_before_durable::check(server_id, durable, heads, "a subscription")
+            }
+            PeerMessage::Digest(digest) => {
+                nothing_leaves_before_durable::check(server_id, durable, digest.applied.iter(), "a digest")
+            }
+            PeerMessage::BucketKeys(keys) => {
+                nothing_leaves_before_durable::check(server_id, durable, keys.applied.iter(), "keys")
             }
             PeerMessage::Hello(_)
             | PeerMessage::Refuse(_)
