@@ -228,6 +228,10 @@ pub struct Scenario {
     pub removes_log: bool,
     /// How often nodes say how far they are to those they have no link to, in milliseconds.
     pub progress_interval_ms: u64,
+    /// Bytes of a snapshot's part.
+    pub part_bytes: usize,
+    /// Time between two parts that a donor reads.
+    pub walk_gap_us: (u64, u64),
     /// Whether nothing happens but what a script says.
     pub is_scripted: bool,
     /// Bytes of a log segment.
@@ -321,6 +325,8 @@ impl Scenario {
             lost_permille: rng.weighted(&[(0, 3), (20, 3)]),
             versions: draw_versions(rng, nodes),
             progress_interval_ms: rng.weighted(&[(200, 2), (1_000, 4), (5_000, 2)]),
+            part_bytes: rng.weighted(&[(1, 3), (150, 3), (600, 2), (64 << 10, 1)]),
+            walk_gap_us: rng.weighted(&[((1, 1_000), 3), ((1_000, 100_000), 4), ((50_000, 300_000), 2)]),
         }
     }
 }
@@ -371,6 +377,8 @@ impl Scenario {
             checkpoint_gap_us: (200_000, 400_000),
             removes_log: false,
             progress_interval_ms: 5_000,
+            part_bytes: 64 << 10,
+            walk_gap_us: (1_000, 1_000),
             is_scripted: true,
             segment_bytes: 16_384,
             tail_bytes: 1 << 20,

@@ -42,6 +42,10 @@ pub(super) struct Armed {
     pub(super) in_recovery: Option<u64>,
     /// The next checkpoint loses power.
     pub(super) in_checkpoint: bool,
+    /// The next join of a snapshot loses power.
+    pub(super) in_join: bool,
+    /// The next adoption of one does.
+    pub(super) in_adoption: bool,
     /// The power fails some time after the next start.
     pub(super) soon_after_start: bool,
     /// The disk was full in this life of the process.
@@ -247,7 +251,10 @@ impl World {
 
     /// Ends a node's process, and starts another after a while.
     pub(super) fn stop(&mut self, at: usize, how: End) -> Checked {
-        let was_running = self.nodes[at].process.take().is_some();
+        let process = self.nodes[at].process.take();
+        self.report.snapshots.crashes_within += usize::from(process.as_ref().is_some_and(|p| p.snapshots.is_in_use()));
+        let was_running = process.is_some();
+        drop(process);
         let server_id = self.nodes[at].server_id;
         self.note(format_args!("node {server_id} stops: {how:?}"));
         let rollback = match (how, self.rng.below(10)) {

@@ -6,7 +6,8 @@ use polyarch_protocol::catalog::topology_key;
 use polyarch_protocol::client::ClientResponse;
 use polyarch_protocol::peer::PeerMessage;
 use polyarch_protocol::{
-    ChainHeads, Durability, Input, KeyspaceId, Limits, LinkId, LogSource, Output, RecordKey, ReplicaConfig, Timings,
+    ChainHeads, Durability, Input, KeyspaceId, Limits, LinkId, LogSource, Output, RecordKey, ReplicaConfig, Storage,
+    Timings,
 };
 use polyarch_store::{CheckpointConfig, StoreConfig};
 
@@ -61,6 +62,7 @@ impl World {
             let key = self.cluster_key.clone();
             self.push_input(at, Input::Found(key), None);
         }
+        self.find_snapshot(at);
         let tick_us = self.rng.below(100_000);
         self.after(tick_us, Event::Tick { at, boot });
         let gap_us = self.between(self.scenario.checkpoint_gap_us);
@@ -147,6 +149,7 @@ impl World {
         }
         // Whoever asks before the sync gets only what needs none.
         self.perform(at)?;
+        self.go_on_with_snapshots(at)?;
         self.sync_or_go_on(at, boot);
         Ok(())
     }
@@ -178,6 +181,7 @@ impl World {
             return Ok(());
         }
         process.replica.storage_mut().store.publish_staged();
+        process.published_end = process.replica.storage().staged_end();
         process.published = process.replica.frontier().heads.applied().clone();
         process.catalog = process.replica.catalog().clone();
         self.history.published(at);
@@ -199,7 +203,7 @@ impl World {
         let synced = process.replica.storage_mut().store.sync();
         match synced {
             Ok(end) => {
-                process.durable_end = end;
+                (process.durable_end, process.published_end) = (end, end);
                 self.meter_synced(at);
                 self.history.synced(at);
                 self.history.published(at);
@@ -217,6 +221,7 @@ impl World {
             }
         }
         self.perform(at)?;
+        self.go_on_with_snapshots(at)?;
         self.begin_due_checkpoint(at, boot);
         self.serve_waiting(at)?;
         let Some(process) = self.nodes[at].process_of(boot) else { return Ok(()) };
@@ -328,14 +333,14 @@ impl World {
         self.check_digest(at)
     }
 
-    fn check_digest(&mut self, at: usize) -> Checked {
+    pub(super) fn check_digest(&mut self, at: usize) -> Checked {
         let Some(process) = &self.nodes[at].process else { return Ok(()) };
         let digest = process.replica.frontier().digest.total();
         self.digests.check(self.nodes[at].server_id, self.history.node(at).staged().seen(), digest)
     }
 
     /// What was published is what is synced.
-    fn check_published(&self, at: usize) -> Checked {
+    pub(super) fn check_published(&self, at: usize) -> Checked {
         let node = &self.nodes[at];
         let Some(process) = &node.process else { return Ok(()) };
         let published = Seen::from(&process.published);
@@ -350,7 +355,7 @@ impl World {
     }
 
     /// Does what the replica wants done.
-    fn perform(&mut self, at: usize) -> Checked {
+    pub(super) fn perform(&mut self, at: usize) -> Checked {
         loop {
             let Some(process) = self.nodes[at].process.as_mut() else { return Ok(()) };
             let durable_end = process.durable_end;
@@ -400,6 +405,7 @@ impl World {
                     self.hand_over(at, link.0)?;
                 }
             }
+            Output::FetchSnapshot(link) => self.fetch_snapshot(at, link),
             Output::CloseLink(link, reason) => {
                 self.note(format_args!("node {server_id} closes link {}: {reason}", link.0));
                 self.close_link(at, link.0);
@@ -422,6 +428,7 @@ impl World {
                         let is_written = |dot| self.history.is_written(dot);
                         self.told[at].lost(server_id, &epochs, self.images[at].was_set_back, is_written)?;
                     }
+                    polyarch_protocol::Event::SnapshotFailed { .. } => self.report.snapshots.failed += 1,
                     polyarch_protocol::Event::OwnWritesRegained { write_sets, .. } => {
                         let durable = self.history.node(at).durable().seen();
                         self.told[at].regained(server_id, write_sets, durable)?;
@@ -537,6 +544,9 @@ impl World {
         if !process.is_checkpoint_due || process.is_staged() || process.checkpoint.is_some() || process.has_failed {
             return;
         }
+        if process.snapshots.awaits_adoption() {
+            return;
+        }
         process.is_checkpoint_due = false;
         let frontier = process.replica.frontier().clone();
         process.checkpoint = process.replica.storage_mut().store.begin_checkpoint_now(&frontier);
@@ -579,7 +589,7 @@ impl World {
             Err(_) if self.armed[at].power_cut => return self.stop(at, End::PowerCut),
             Err(error) => self.note(format_args!("node {server_id}: {error}")),
         }
-        Ok(())
+        self.go_on_with_snapshots(at)
     }
 
     pub(super) fn is_settled_phase(&self) -> bool {
