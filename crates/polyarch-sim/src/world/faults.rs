@@ -5,7 +5,7 @@ use polyarch_store::state::Rollback;
 
 use super::{Event, Phase, World};
 use crate::invariants::Checked;
-use crate::scenario::Fault;
+use crate::scenario::{Fault, LogRemoval};
 
 /// After so many times the faults that a scenario asks for, clients are left alone to finish.
 const FAULTS_MAX_FACTOR: usize = 8;
@@ -84,6 +84,7 @@ impl World {
                 | Fault::SetBack
                 | Fault::SetBackAll
                 | Fault::LoseDisk
+                | Fault::CutAllLogs
         );
         let is_yet_to_join = self.nodes[at].boot == 0;
         if (needs_process && self.nodes[at].process.is_none())
@@ -155,6 +156,13 @@ impl World {
             Fault::SetBack => return self.image_or_set_back(at),
             Fault::SetBackAll => return self.set_back_all(),
             Fault::LoseDisk => return self.lose_disk(at),
+            Fault::CutLog => return Ok(self.cut_log(at)),
+            Fault::CutAllLogs => {
+                let cut = (0..self.nodes.len()).filter(|at| self.cut_log(*at)).count();
+                return Ok(cut > 0);
+            }
+            Fault::PowerCutInJoin => self.armed[at].in_join = true,
+            Fault::PowerCutInAdoption => self.armed[at].in_adoption = true,
         }
         Ok(true)
     }
@@ -258,7 +266,9 @@ impl World {
         let server_id = self.nodes[at].server_id;
         self.note(format_args!("node {server_id} stops: {how:?}"));
         let rollback = match (how, self.rng.below(10)) {
-            (End::RollBack, _) if !self.scenario.removes_log => Rollback::Flushes(1 + self.rng.index(3)),
+            (End::RollBack, _) if self.scenario.log_removal == LogRemoval::Nothing => {
+                Rollback::Flushes(1 + self.rng.index(3))
+            }
             // The log reaches back to the checkpoint before last, and no further.
             (End::RollBack, _) if !std::mem::replace(&mut self.armed[at].has_rolled_back, true) => Rollback::Flushes(1),
             (End::PowerCutInCheckpoint, 0..=7) | (_, 0..=3) => Rollback::Torn(self.rng.bits()),
@@ -330,6 +340,8 @@ impl World {
             self.nodes[at].clock.offset_ms = 0;
             self.nodes[at].paused_until_us = 0;
             self.armed[at].in_checkpoint = false;
+            self.armed[at].in_join = false;
+            self.armed[at].in_adoption = false;
             self.armed[at].in_recovery = None;
             self.armed[at].soon_after_start = false;
             // A disk with faults that wait for their moment is rid of them by a restart.

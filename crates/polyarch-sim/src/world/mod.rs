@@ -79,7 +79,9 @@ pub struct Report {
     pub joined_after: usize,
     /// Log segments removed.
     pub segments_removed: usize,
-    /// Of these, those that went while the node had no link to some member.
+    /// Log segments cut, whoever lacked them.
+    pub segments_cut: usize,
+    /// Of those removed, those that went while the node had no link to some member.
     pub segments_removed_from_afar: usize,
     /// What became of snapshots.
     pub snapshots: SnapshotReport,
@@ -104,6 +106,16 @@ pub struct SnapshotReport {
     pub joined: usize,
     /// Processes that ended while they fetched or joined one, or sent one.
     pub crashes_within: usize,
+}
+
+impl std::ops::AddAssign for SnapshotReport {
+    fn add_assign(&mut self, other: Self) {
+        self.begun += other.begun;
+        self.resumed += other.resumed;
+        self.failed += other.failed;
+        self.joined += other.joined;
+        self.crashes_within += other.crashes_within;
+    }
 }
 
 impl Report {

@@ -23,6 +23,7 @@ use crate::invariants::{
 };
 use crate::node::Serving;
 use crate::registers::{Seen, shown_of};
+use crate::scenario::LogRemoval;
 
 /// The connection of the one who creates keyspaces.
 pub(super) const ADMIN: u64 = u64::MAX;
@@ -256,7 +257,12 @@ impl World {
         let server_id = self.nodes[at].server_id;
         let Some(process) = self.nodes[at].process.as_mut() else { return Ok(()) };
         let is_complete = process.replica.catalog().members().count() == nodes;
-        if !self.scenario.removes_log || process.has_failed || !is_complete {
+        let removes = match self.scenario.log_removal {
+            LogRemoval::Nothing => false,
+            LogRemoval::WhatAllHave => is_complete,
+            LogRemoval::Cuts => true,
+        };
+        if !removes || process.has_failed {
             return Ok(());
         }
         let mark = process.log.last_mark(&|heads: &ChainHeads| process.replica.all_members_have(heads.applied()));
@@ -272,9 +278,27 @@ impl World {
             self.report.segments_removed_from_afar += removed.len();
         }
         self.note(format_args!("node {server_id} removes log segments {removed:?}"));
+        if self.scenario.log_removal == LogRemoval::Cuts {
+            // Disks are lost, and members are yet to join.
+            return Ok(());
+        }
         let members = self.nodes.iter().map(|node| node.server_id);
         let durable = (0..nodes).map(|at| self.history.node(at).durable().seen());
         log_stays_while_a_member_lacks_it::check(server_id, mark.heads.applied(), members.zip(durable))
+    }
+
+    /// Lets go of all log that the store can do without, as a bound on its size does; says whether any went.
+    pub(super) fn cut_log(&mut self, at: usize) -> bool {
+        let Some(process) = self.nodes[at].process.as_mut().filter(|process| !process.has_failed) else {
+            return false;
+        };
+        let end = process.durable_end;
+        let removed = process.replica.storage_mut().store.remove_log_before(end).unwrap_or_default();
+        if !removed.is_empty() {
+            self.report.segments_cut += removed.len();
+            self.note(format_args!("node {} cuts log segments {removed:?}", at + 1));
+        }
+        !removed.is_empty()
     }
 
     /// Hands one input to the replica, which may notice that the power has failed.
@@ -417,6 +441,7 @@ impl World {
                     topology_set_at_once: |dot| self.history.is_concurrent(dot, &topology),
                     was_removed: self.operators.ever_removed.contains(&server_id),
                     disk_was_full: self.armed[at].disk_was_full,
+                    logs_are_cut: self.scenario.log_removal == LogRemoval::Cuts,
                 };
                 no_alarm_without_cause::check(server_id, &event, &causes)?;
                 match event {
