@@ -297,11 +297,12 @@ pub struct SnapshotSource {
     from: KeysHeld,
     /// How many records are read at a time: as many as make a part.
     page_records: usize,
+    part_bytes: usize,
     records: u64,
 }
 
 /// Bytes that a part has, about.
-const PART_BYTES: usize = 256 << 10;
+const PART_BYTES: usize = wire::FEED_GROUP_BYTES_MAX / 2;
 /// Records of a part at most.
 pub(crate) const PART_RECORDS_MAX: usize = 4_096;
 
@@ -311,7 +312,22 @@ impl SnapshotSource {
     /// its log from there on.
     pub fn new(begin: SnapshotBegin, position: LogPosition) -> Self {
         let from = KeysHeld::Through(None);
-        Self { begin, position, resumes: false, place: Place::Beginning, from, page_records: 64, records: 0 }
+        Self {
+            begin,
+            position,
+            resumes: false,
+            place: Place::Beginning,
+            from,
+            page_records: 64,
+            part_bytes: PART_BYTES,
+            records: 0,
+        }
+    }
+
+    /// The same in parts of about so many bytes. Default 256 KiB, and no more.
+    #[must_use]
+    pub fn with_part_bytes(self, bytes: usize) -> Self {
+        Self { part_bytes: bytes.clamp(1, PART_BYTES), ..self }
     }
 
     /// The same walk once more, from where a receiver has it. Not for keys that cannot be.
@@ -369,19 +385,19 @@ impl SnapshotSource {
         let (mut records, mut bytes, mut taken) = (Vec::new(), 0, 0);
         for (key, record) in &read {
             let record_bytes = key.as_bytes().len() + record.encoded_bytes();
-            if bytes > 0 && bytes + record_bytes > PART_BYTES {
+            if bytes > 0 && bytes + record_bytes > self.part_bytes {
                 break;
             }
-            if record_bytes > PART_BYTES {
+            if record_bytes > self.part_bytes {
                 self.records += 1;
-                return self.piece(key.clone(), record.pieces(PART_BYTES).into_iter());
+                return self.piece(key.clone(), record.pieces(self.part_bytes).into_iter());
             }
             bytes += record_bytes;
             taken += 1;
             records.push(SnapshotRecord { key: key.clone(), record: Record::clone(record) });
         }
         // As many as a part takes, should the next be alike.
-        self.page_records = match taken == read.len() && bytes < PART_BYTES / 2 {
+        self.page_records = match taken == read.len() && bytes < self.part_bytes / 2 {
             true => self.page_records * 2,
             false => taken + taken / 8,
         };
@@ -424,7 +440,7 @@ impl SnapshotSource {
             return (SnapshotStep::Part(SnapshotPart::End(heads).encode()), Place::Done);
         }
         let failed = |reason: String| (SnapshotStep::Failed(reason), Place::Done);
-        let batch = match donor.read(next, wire::FEED_GROUP_BYTES_MAX / 2) {
+        let batch = match donor.read(next, self.part_bytes) {
             Ok(batch) => batch,
             Err(error @ (LogReadError::Removed(_) | LogReadError::Damaged { .. } | LogReadError::Io(_))) => {
                 return failed(error.to_string());

@@ -6,7 +6,9 @@ use polyarch_store::files::Files;
 use polyarch_store::files::simulated::SimulatedDisk;
 use polyarch_store::log::LogReader;
 use polyarch_store::state::{MemoryOpener, MemoryState, Rollback};
-use polyarch_store::{CheckpointJob, OpenError, OpenReport, StateReader, Store, StoreConfig};
+use polyarch_store::{
+    CheckpointJob, JoinJob, Joined, OpenError, OpenReport, SnapshotReceiver, StateReader, Store, StoreConfig,
+};
 
 /// The shipped store over simulated devices.
 pub type SimStore = Store<SimulatedDisk, MemoryState>;
@@ -16,6 +18,13 @@ pub type SimStateReader = StateReader<MemoryState>;
 pub type SimLogReader = LogReader<SimulatedDisk>;
 /// Writes its checkpoints.
 pub type SimCheckpointJob = CheckpointJob<SimulatedDisk, MemoryState>;
+
+/// A snapshot on its way in.
+pub type SimIncoming = SnapshotReceiver<SimulatedDisk>;
+/// Joins one.
+pub type SimJoinJob = JoinJob<SimulatedDisk, MemoryState>;
+/// One that is joined.
+pub type SimJoined = Joined<SimulatedDisk, MemoryState>;
 
 /// Bytes that a power cut keeps or loses as a whole.
 const PAGE_BYTES: usize = 512;

@@ -40,6 +40,8 @@ pub struct NodeHistory {
     own: Vec<Dot>,
     /// It is an image's, put in the place of what there was.
     is_set_back: bool,
+    /// What a snapshot brings that it is adopting, if that ends.
+    adopting: Option<Vec<Rc<Written>>>,
     staged: Registers,
     published: Registers,
     durable: Registers,
@@ -146,6 +148,44 @@ impl History {
         node.published_len = node.order.len();
     }
 
+    /// A node begins to adopt a snapshot that its donor had up to `heads`, with nothing staged. It has
+    /// all of it then, or nothing of it.
+    ///
+    /// # Errors
+    /// When the snapshot has what was never written.
+    pub fn adopts(&mut self, at: usize, server_id: u32, heads: &ChainHeads) -> Checked {
+        let had = self.nodes[at].staged.seen();
+        let mut gained = Vec::new();
+        for (origin, head) in heads.iter() {
+            for seq in had.seq(origin) + 1..=head.seq {
+                let dot = Dot::new(origin, seq);
+                let known = self.writes.get(&dot);
+                gained.push(Rc::clone(known.ok_or_else(|| gtid_never_two_payloads::from_nowhere(server_id, dot))?));
+            }
+        }
+        self.nodes[at].adopting = Some(gained);
+        Ok(())
+    }
+
+    /// It has not.
+    pub fn adopts_not(&mut self, at: usize) {
+        self.nodes[at].adopting = None;
+    }
+
+    /// It has: what came is durable and shown, at once. Returns that.
+    pub fn adopted(&mut self, at: usize) -> Vec<Rc<Written>> {
+        let node = &mut self.nodes[at];
+        let gained = node.adopting.take().unwrap_or_default();
+        for written in &gained {
+            node.staged.apply(written);
+            node.durable.apply(written);
+            node.published.apply(written);
+        }
+        node.order.extend(gained.iter().cloned());
+        (node.synced, node.published_len) = (node.order.len(), node.order.len());
+        gained
+    }
+
     /// A node started again and says that it has `heads`.
     ///
     /// # Errors
@@ -153,6 +193,11 @@ impl History {
     /// it never had in this order.
     pub fn recovered(&mut self, at: usize, server_id: u32, durability: Durability, heads: &ChainHeads) -> Checked {
         let recovered = Seen::from(heads.applied());
+        let adopting = self.nodes[at].adopting.as_ref();
+        match adopting.is_some_and(|gained| gained.iter().all(|written| recovered.includes(written.dot))) {
+            true => drop(self.adopted(at)),
+            false => self.adopts_not(at),
+        }
         let node = &self.nodes[at];
         acked_is_durable::check_recovered(server_id, node.durable.seen(), &recovered)?;
         let order = node.order.iter().map(|written| written.dot);

@@ -145,6 +145,16 @@ fn print_totals(totals: &Totals, seconds: f64) {
         "{} log segments removed, {} of them by nodes without a link to some member",
         totals.segments_removed, totals.segments_removed_from_afar
     );
+    let snapshots = totals.snapshots;
+    println!(
+        "{} log segments cut; {} snapshots begun, {} resumed, {} failed, {} joined, {} crashes within",
+        totals.segments_cut,
+        snapshots.begun,
+        snapshots.resumed,
+        snapshots.failed,
+        snapshots.joined,
+        snapshots.crashes_within
+    );
     if let (Some(operations), Some(faults)) = (totals.operations_min, totals.faults_min) {
         println!("each seed: at least {operations} operations and {faults} faults");
     }

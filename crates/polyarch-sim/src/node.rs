@@ -18,6 +18,7 @@ use polyarch_store::{OpenError, StateReport, StoreConfig};
 
 use crate::disk::{Devices, SimCheckpointJob, SimLogReader, SimStateReader, SimStore};
 use crate::history::Intent;
+use crate::world::Snapshots;
 
 /// A machine with a place in the cluster.
 #[derive(Debug)]
@@ -81,6 +82,8 @@ pub struct Process {
     pub sync_due_us: u64,
     /// Up to where the log is synced.
     pub durable_end: LogPosition,
+    /// Up to where the log goes whose write sets readers see.
+    pub published_end: LogPosition,
     /// What is published to readers.
     pub published: AppliedSet,
     /// What the system keyspace says, as published.
@@ -93,6 +96,8 @@ pub struct Process {
     pub checkpoint: Option<SimCheckpointJob>,
     /// One is to begin as soon as all is synced.
     pub is_checkpoint_due: bool,
+    /// What it sends and takes of snapshots.
+    pub snapshots: Snapshots,
     /// The log failed: no more writes until a restart.
     pub has_failed: bool,
 }
@@ -164,11 +169,13 @@ impl Node {
             is_syncing: false,
             sync_due_us: 0,
             durable_end,
+            published_end: durable_end,
             published,
             waiting: Vec::new(),
             links: BTreeMap::new(),
             checkpoint: None,
             is_checkpoint_due: false,
+            snapshots: Snapshots::default(),
             has_failed: false,
         });
         Ok(report.state)

@@ -12,7 +12,7 @@ use crate::bugs::{self, Bug};
 use crate::invariants::Violation;
 use crate::scenario::Act;
 use crate::trace::Sink;
-use crate::world::{Report, World};
+use crate::world::{Report, SnapshotReport, World};
 
 /// A seed whose run broke an invariant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,6 +97,10 @@ pub struct Totals {
     pub segments_removed: u64,
     /// Of these, those that went while the node had no link to some member.
     pub segments_removed_from_afar: u64,
+    /// Log segments cut, whoever lacked them.
+    pub segments_cut: u64,
+    /// What became of snapshots.
+    pub snapshots: SnapshotReport,
     /// Seeds by the topology in the end, its first word.
     pub topologies: BTreeMap<String, u64>,
     /// What broke, in the order of seeds.
@@ -115,6 +119,8 @@ impl Totals {
         self.virtual_ms += report.virtual_ms;
         self.segments_removed += report.segments_removed as u64;
         self.segments_removed_from_afar += report.segments_removed_from_afar as u64;
+        self.segments_cut += report.segments_cut as u64;
+        self.snapshots += report.snapshots;
         self.removals += report.removals as u64;
         report.acts.iter().for_each(|(act, times)| *self.acts.entry(*act).or_default() += *times as u64);
         let word = report.topology.split(':').next().unwrap_or_default();

@@ -64,17 +64,33 @@ pub enum Fault {
     SetBackAll,
     /// A node comes up with an empty disk.
     LoseDisk,
+    /// A node lets go of all log that its store can do without, whoever lacks it.
+    CutLog,
+    /// All nodes do.
+    CutAllLogs,
+    /// The power fails while a node joins a snapshot.
+    PowerCutInJoin,
+    /// The power fails while a node adopts one.
+    PowerCutInAdoption,
 }
 
 impl Fault {
-    /// Whether only logs that reach back to the beginning mend it.
-    fn needs_whole_logs(self) -> bool {
-        matches!(self, Self::SetBack | Self::SetBackAll | Self::LoseDisk | Self::StateDamaged)
+    /// Whether it happens in a world that treats its logs so.
+    fn happens_with(self, removal: LogRemoval) -> bool {
+        match self {
+            Self::SetBack | Self::SetBackAll | Self::LoseDisk => removal != LogRemoval::WhatAllHave,
+            // Only a log that reaches back to the beginning mends it.
+            Self::StateDamaged => removal == LogRemoval::Nothing,
+            Self::CutLog | Self::CutAllLogs | Self::PowerCutInJoin | Self::PowerCutInAdoption => {
+                removal == LogRemoval::Cuts
+            }
+            _ => true,
+        }
     }
 }
 
 /// All kinds of faults, with how often each is drawn.
-const FAULTS: [(Fault, u64); 25] = [
+const FAULTS: [(Fault, u64); 29] = [
     (Fault::LoseLink, 8),
     (Fault::OneWay, 5),
     (Fault::Isolate, 8),
@@ -100,7 +116,23 @@ const FAULTS: [(Fault, u64); 25] = [
     (Fault::SetBack, 6),
     (Fault::SetBackAll, 1),
     (Fault::LoseDisk, 1),
+    (Fault::CutLog, 12),
+    (Fault::CutAllLogs, 16),
+    (Fault::PowerCutInJoin, 5),
+    (Fault::PowerCutInAdoption, 5),
 ];
+
+/// What nodes let go of their logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogRemoval {
+    /// Nothing.
+    Nothing,
+    /// What every member has, once all have joined. Then no disk is set back and no state is lost
+    /// whole, for what mends those is a snapshot.
+    WhatAllHave,
+    /// That, and from time to time all that a store can do without: whoever lacks it needs a snapshot.
+    Cuts,
+}
 
 /// A kind of topology. Which hubs or links is drawn when it is set, over the members there are then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -226,11 +258,14 @@ pub struct Scenario {
     pub clock_offset_ms: u64,
     /// Time between checkpoints of a node.
     pub checkpoint_gap_us: (u64, u64),
-    /// Whether nodes remove log that every member has. Then no disk is set back and no state is
-    /// lost whole, for what mends those is a snapshot.
-    pub removes_log: bool,
+    /// What nodes let go of their logs.
+    pub log_removal: LogRemoval,
     /// How often nodes say how far they are to those they have no link to, in milliseconds.
     pub progress_interval_ms: u64,
+    /// Bytes of a snapshot's part.
+    pub part_bytes: usize,
+    /// Time between two parts that a donor reads.
+    pub walk_gap_us: (u64, u64),
     /// Whether nothing happens but what a script says.
     pub is_scripted: bool,
     /// Bytes of a log segment.
@@ -265,11 +300,16 @@ impl Scenario {
     /// Draws a world.
     pub fn draw(rng: &mut Rng) -> Self {
         let nodes = rng.weighted(&[(2, 12), (3, 53), (4, 20), (5, 15)]);
-        let removes_log = rng.chance(350);
+        let log_removal =
+            rng.weighted(&[(LogRemoval::Nothing, 45), (LogRemoval::WhatAllHave, 25), (LogRemoval::Cuts, 30)]);
+        let is_cut = log_removal == LogRemoval::Cuts;
         let mut fault_kinds = swarm(rng, &FAULTS, 250);
-        if removes_log {
-            fault_kinds.retain(|(kind, _)| !kind.needs_whole_logs());
-        }
+        fault_kinds.retain(|(kind, _)| kind.happens_with(log_removal));
+        // Small ones, or there is nothing to let go of.
+        let (segment_bytes_max, checkpoint_gaps) = match is_cut {
+            true => (3_000, [((50_000, 300_000), 5), ((200_000, 1_000_000), 4)]),
+            false => (16_384, [((50_000, 500_000), 5), ((500_000, 4_000_000), 4)]),
+        };
         Self {
             nodes,
             clients: rng.between((3, 8)) as usize,
@@ -277,12 +317,12 @@ impl Scenario {
             faults: rng.between((15, 25)) as usize,
             keys: rng.between((1, 4)) as usize,
             fault_kinds,
-            removes_log,
+            log_removal,
             durability: draw_durability(rng, nodes),
             sync_interval_us: rng.weighted(&[(5_000, 2), (100_000, 4), (1_000_000, 2), (4_000_000, 1)]),
             joins_late_us: rng.chance(200).then(|| rng.between((500_000, 10_000_000))),
             shape: rng.weighted(&SHAPES),
-            acts: draw_acts(rng, removes_log),
+            acts: draw_acts(rng, log_removal),
             act_gap_us: rng.weighted(&[((200_000, 2_000_000), 3), ((1_000_000, 6_000_000), 3)]),
             seeds_max: nodes,
             events_max: EVENTS_MAX,
@@ -298,8 +338,8 @@ impl Scenario {
             link_patience_us: rng.between((300_000, 3_000_000)),
             clock_step_ms: rng.weighted(&[(1, 3), (10, 2), (100, 3), (1_000, 2)]),
             clock_offset_ms: rng.weighted(&[(0, 3), (20, 2), (2_000, 2), (1_700_000, 1)]),
-            checkpoint_gap_us: rng.weighted(&[((50_000, 500_000), 5), ((500_000, 4_000_000), 4)]),
-            segment_bytes: rng.between((1_024, 16_384)),
+            checkpoint_gap_us: rng.weighted(&checkpoint_gaps),
+            segment_bytes: rng.between((1_024, segment_bytes_max)),
             tail_bytes: rng.weighted(&[(0, 3), (1_000, 3), (1 << 20, 3)]),
             mark_bytes: rng.between((200, 4_096)),
             feed_group_bytes: rng.weighted(&[(1, 1), (300, 3), (2_000, 3), (256 << 10, 2)]),
@@ -322,8 +362,10 @@ impl Scenario {
             switch_permille: rng.weighted(&[(0, 1), (100, 3), (500, 3)]),
             token_permille: rng.weighted(&[(0, 1), (300, 2), (1_000, 2)]),
             lost_permille: rng.weighted(&[(0, 3), (20, 3)]),
-            versions: draw_versions(rng, nodes),
+            versions: if is_cut { vec![PeerVersion::NEWEST; nodes] } else { draw_versions(rng, nodes) },
             progress_interval_ms: rng.weighted(&[(200, 2), (1_000, 4), (5_000, 2)]),
+            part_bytes: rng.weighted(&[(1, 3), (150, 3), (600, 2), (64 << 10, 1)]),
+            walk_gap_us: rng.weighted(&[((1, 1_000), 3), ((1_000, 100_000), 4), ((50_000, 300_000), 2)]),
         }
     }
 }
@@ -372,8 +414,10 @@ impl Scenario {
             clock_step_ms: 1,
             clock_offset_ms: 0,
             checkpoint_gap_us: (200_000, 400_000),
-            removes_log: false,
+            log_removal: LogRemoval::Nothing,
             progress_interval_ms: 5_000,
+            part_bytes: 64 << 10,
+            walk_gap_us: (1_000, 1_000),
             is_scripted: true,
             segment_bytes: 16_384,
             tail_bytes: 1 << 20,
@@ -413,13 +457,13 @@ fn draw_versions(rng: &mut Rng, nodes: usize) -> Vec<PeerVersion> {
 }
 
 /// In half of the worlds operators do nothing. Log that every member has may be log that a removed
-/// one lacks: where it goes nobody is removed.
-fn draw_acts(rng: &mut Rng, removes_log: bool) -> Vec<(Act, u64)> {
+/// one lacks: where it goes and nobody sends snapshots nobody is removed.
+fn draw_acts(rng: &mut Rng, log_removal: LogRemoval) -> Vec<(Act, u64)> {
     let mut acts = match rng.chance(500) {
         true => swarm(rng, &ACTS, 200),
         false => Vec::new(),
     };
-    acts.retain(|(act, _)| !(removes_log && *act == Act::Remove));
+    acts.retain(|(act, _)| log_removal != LogRemoval::WhatAllHave || *act != Act::Remove);
     acts
 }
 
@@ -450,7 +494,7 @@ mod tests {
         assert!((400..600).contains(&of(&|world| world.acts.is_empty())));
         let removes = |world: &Scenario| world.acts.iter().any(|(act, _)| *act == Act::Remove);
         assert!(of(&removes) > 150);
-        assert_eq!(of(&|world| world.removes_log && removes(world)), 0);
+        assert_eq!(of(&|world| world.log_removal == LogRemoval::WhatAllHave && removes(world)), 0);
     }
 
     #[test]

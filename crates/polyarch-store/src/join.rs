@@ -313,6 +313,11 @@ impl<F: Files, S: StateStore> Joined<F, S> {
         self.replay.checkpoint(end, Provenance::Joined(own.clone()))
     }
 
+    /// W of the snapshot: what its donor had at its end.
+    pub fn snapshot_heads(&self) -> &ChainHeads {
+        self.snapshot.heads().expect("only a whole snapshot is joined")
+    }
+
     /// Makes it the current state, durably, and gives it away.
     pub(crate) fn adopt(self) -> Result<Adopted<F, S>, StateError> {
         let Self { replay, snapshot, mut next, .. } = self;

@@ -15,8 +15,8 @@ use polyarch_protocol::peer::{
     ClusterId, FeedGroup, Heartbeat, Hello, PeerMessage, Refuse, RefuseReason, Subscribe, Twin,
 };
 use polyarch_protocol::{
-    BucketKeys, ChainHash, ChainHead, ChainHeads, Change, Dependencies, Effect, FrontierOutline, KeyHash, KeysHeld,
-    KeyspaceId, LinkState, MemberProgress, RecordKey, Resume, SnapshotBegin, SnapshotId, SnapshotPart, SnapshotRecord,
+    BucketKeys, ChainHash, ChainHead, Change, Dependencies, Effect, FrontierOutline, KeyHash, KeysHeld, KeyspaceId,
+    LinkState, MemberProgress, RecordKey, Resume, SnapshotBegin, SnapshotId, SnapshotPart, SnapshotRecord,
     SnapshotRequest, Topology, WriteSet,
 };
 

@@ -1,7 +1,8 @@
 //! A node raises the alarms that speak of a bug or a damaged disk only when there is one. The
 //! simulated disks keep what was synced, so there is none. That a topology was lost is said when two
 //! were set of which neither saw the other, that a server was removed when an operator wanted it, and that
-//! a disk is full when it was.
+//! a disk is full when it was, and
+//! that a peer's log does not reach back when logs are cut.
 //!
 //! Source: an operator who was woken for nothing three times does not get up the fourth time.
 
@@ -23,6 +24,8 @@ pub struct Causes<F> {
     pub was_removed: bool,
     /// Whether the node's disk had no room at some time since it started.
     pub disk_was_full: bool,
+    /// Whether nodes let go of log that others lack.
+    pub logs_are_cut: bool,
 }
 
 /// An event that a node reported.
@@ -36,11 +39,11 @@ pub fn check(server_id: u32, event: &Event, causes: &Causes<impl Fn(Dot) -> bool
         | Event::KeysDiffer { .. }
         | Event::RecordsAltered { .. }
         | Event::DigestsEqual { .. }
-        | Event::NotFed { .. }
         | Event::EpochClosed { .. }
         | Event::Twin { .. } => true,
         Event::TopologyLost { dot, .. } => !(causes.topology_set_at_once)(*dot),
         Event::ToldRemoved { .. } => !causes.was_removed,
+        Event::NotFed { .. } => !causes.logs_are_cut,
         Event::DiskFull { .. } => !causes.disk_was_full,
         _ => false,
     };

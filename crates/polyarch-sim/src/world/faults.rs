@@ -5,7 +5,7 @@ use polyarch_store::state::Rollback;
 
 use super::{Event, Phase, World};
 use crate::invariants::Checked;
-use crate::scenario::Fault;
+use crate::scenario::{Fault, LogRemoval};
 
 /// After so many times the faults that a scenario asks for, clients are left alone to finish.
 const FAULTS_MAX_FACTOR: usize = 8;
@@ -43,6 +43,10 @@ pub(super) struct Armed {
     pub(super) in_recovery: Option<u64>,
     /// The next checkpoint loses power.
     pub(super) in_checkpoint: bool,
+    /// The next join of a snapshot loses power.
+    pub(super) in_join: bool,
+    /// The next adoption of one does.
+    pub(super) in_adoption: bool,
     /// The power fails some time after the next start.
     pub(super) soon_after_start: bool,
     /// The disk was full in this life of the process.
@@ -81,6 +85,7 @@ impl World {
                 | Fault::SetBack
                 | Fault::SetBackAll
                 | Fault::LoseDisk
+                | Fault::CutAllLogs
         );
         let is_yet_to_join = self.nodes[at].boot == 0;
         if (needs_process && self.nodes[at].process.is_none())
@@ -154,6 +159,13 @@ impl World {
             Fault::SetBack => return self.image_or_set_back(at),
             Fault::SetBackAll => return self.set_back_all(),
             Fault::LoseDisk => return self.lose_disk(at),
+            Fault::CutLog => return Ok(self.cut_log(at)),
+            Fault::CutAllLogs => {
+                let cut = (0..self.nodes.len()).filter(|at| self.cut_log(*at)).count();
+                return Ok(cut > 0);
+            }
+            Fault::PowerCutInJoin => self.armed[at].in_join = true,
+            Fault::PowerCutInAdoption => self.armed[at].in_adoption = true,
         }
         Ok(true)
     }
@@ -254,11 +266,16 @@ impl World {
 
     /// Ends a node's process, and starts another after a while.
     pub(super) fn stop(&mut self, at: usize, how: End) -> Checked {
-        let was_running = self.nodes[at].process.take().is_some();
+        let process = self.nodes[at].process.take();
+        self.report.snapshots.crashes_within += usize::from(process.as_ref().is_some_and(|p| p.snapshots.is_in_use()));
+        let was_running = process.is_some();
+        drop(process);
         let server_id = self.nodes[at].server_id;
         self.note(format_args!("node {server_id} stops: {how:?}"));
         let rollback = match (how, self.rng.below(10)) {
-            (End::RollBack, _) if !self.scenario.removes_log => Rollback::Flushes(1 + self.rng.index(3)),
+            (End::RollBack, _) if self.scenario.log_removal == LogRemoval::Nothing => {
+                Rollback::Flushes(1 + self.rng.index(3))
+            }
             // The log reaches back to the checkpoint before last, and no further.
             (End::RollBack, _) if !std::mem::replace(&mut self.armed[at].has_rolled_back, true) => Rollback::Flushes(1),
             (End::PowerCutInCheckpoint, 0..=7) | (_, 0..=3) => Rollback::Torn(self.rng.bits()),
@@ -332,6 +349,8 @@ impl World {
             self.nodes[at].clock.offset_ms = 0;
             self.nodes[at].paused_until_us = 0;
             self.armed[at].in_checkpoint = false;
+            self.armed[at].in_join = false;
+            self.armed[at].in_adoption = false;
             self.armed[at].in_recovery = None;
             self.armed[at].soon_after_start = false;
             // A disk with faults that wait for their moment is rid of them by a restart.

@@ -5,6 +5,7 @@ use super::faults::{Armed, End};
 use crate::disk::Image;
 use crate::history::NodeHistory;
 use crate::invariants::{Checked, Violation};
+use crate::scenario::LogRemoval;
 
 /// Images that are kept of one node.
 const IMAGES_MAX: usize = 3;
@@ -77,7 +78,8 @@ impl World {
     }
 
     fn set_back(&mut self, at: usize, (image, history): (Image, NodeHistory)) -> Checked {
-        let with_state = self.rng.chance(500);
+        // A log that was cut does not add up to the state.
+        let with_state = self.scenario.log_removal == LogRemoval::Cuts || self.rng.chance(500);
         let server_id = self.nodes[at].server_id;
         self.note(format_args!("node {server_id} is set back to an image of its disk"));
         self.stop(at, End::Kill)?;

@@ -62,6 +62,8 @@ impl World {
                     self.after(1, Event::PollFeed { at, boot, link });
                 }
             }
+            Parcel::AskSnapshot { fetch, frame } => self.snapshot_asked(at, link, fetch, &frame)?,
+            Parcel::Snapshot { fetch, frame } => self.snapshot_part(at, fetch, &frame)?,
         }
         Ok(())
     }
@@ -213,6 +215,8 @@ impl World {
         if let Some(process) = self.nodes[at].process_of(boot)
             && process.links.remove(&LinkId(link)).is_some()
         {
+            self.break_walks(at, link);
+            self.break_fetch(at, link);
             self.push_input(at, Input::LinkDown(LinkId(link)), None);
         }
         Ok(())

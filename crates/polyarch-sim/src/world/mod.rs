@@ -13,6 +13,7 @@ mod network;
 mod nodes;
 mod operators;
 mod scripted;
+mod snapshots;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -21,7 +22,7 @@ use bytes::Bytes;
 use polyarch_crdt::ClusterKey;
 use polyarch_protocol::catalog::KeyspaceKind;
 use polyarch_protocol::peer::ClusterId;
-use polyarch_protocol::{KeyspaceId, RecordKey};
+use polyarch_protocol::{KeyspaceId, RecordKey, SnapshotId};
 use polyarch_store::state::ScanRange;
 
 use crate::disk::Devices;
@@ -42,6 +43,7 @@ use meter::Meter;
 use network::{Network, Parcel};
 use operators::Operators;
 pub use scripted::Replace;
+pub use snapshots::Snapshots;
 
 /// The cluster's id in every run.
 const CLUSTER: ClusterId = ClusterId(0x9019_a7c4);
@@ -77,14 +79,43 @@ pub struct Report {
     pub joined_after: usize,
     /// Log segments removed.
     pub segments_removed: usize,
-    /// Of these, those that went while the node had no link to some member.
+    /// Log segments cut, whoever lacked them.
+    pub segments_cut: usize,
+    /// Of those removed, those that went while the node had no link to some member.
     pub segments_removed_from_afar: usize,
+    /// What became of snapshots.
+    pub snapshots: SnapshotReport,
     /// Times a node started.
     pub starts: usize,
     /// Milliseconds of virtual time.
     pub virtual_ms: u64,
     /// Events.
     pub events: u64,
+}
+
+/// What became of snapshots in a run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SnapshotReport {
+    /// Fetches begun.
+    pub begun: usize,
+    /// Fetches that went on with what an earlier one had left.
+    pub resumed: usize,
+    /// Snapshots that nodes could not get, or join.
+    pub failed: usize,
+    /// Snapshots joined.
+    pub joined: usize,
+    /// Processes that ended while they fetched or joined one, or sent one.
+    pub crashes_within: usize,
+}
+
+impl std::ops::AddAssign for SnapshotReport {
+    fn add_assign(&mut self, other: Self) {
+        self.begun += other.begun;
+        self.resumed += other.resumed;
+        self.failed += other.failed;
+        self.joined += other.joined;
+        self.crashes_within += other.crashes_within;
+    }
 }
 
 impl Report {
@@ -125,6 +156,7 @@ pub struct World {
     meter: Option<Meter>,
     report: Report,
     requests_made: u64,
+    fetches_made: u64,
 }
 
 /// A keyspace that clients use.
@@ -173,6 +205,16 @@ enum Event {
     RunCheckpoint { at: usize, boot: u64 },
     /// A process reads on for a feed.
     PollFeed { at: usize, boot: u64, link: u64 },
+    /// A process reads on for a snapshot.
+    PollSnapshot { at: usize, boot: u64, link: u64, fetch: u64 },
+    /// What a walk that broke off had pinned is let go.
+    ForgetWalk { at: usize, boot: u64, id: SnapshotId },
+    /// The donor of a snapshot may have been silent for too long.
+    SnapshotSilence { at: usize, boot: u64, fetch: u64 },
+    /// A snapshot is joined.
+    RunJoin { at: usize, boot: u64 },
+    /// The driver hears that a snapshot is joined.
+    Joined { at: usize, boot: u64 },
     /// A dial came through.
     Connect { from: (usize, u64), to: (usize, u64) },
     /// A parcel comes to one side of a link.
@@ -264,6 +306,7 @@ impl World {
             meter: None,
             report: Report::default(),
             requests_made: 0,
+            fetches_made: 0,
         }
     }
 
@@ -333,6 +376,20 @@ impl World {
             Event::Checkpoint { at, boot } => self.begin_checkpoint(at, boot),
             Event::RunCheckpoint { at, boot } => self.run_checkpoint(at, boot),
             Event::PollFeed { at, boot, link } => self.poll_feed(at, boot, link),
+            Event::PollSnapshot { at, boot, link, fetch } => self.poll_snapshot(at, boot, link, fetch),
+            Event::ForgetWalk { at, boot, id } => {
+                self.forget_walk(at, boot, id);
+                Ok(())
+            }
+            Event::SnapshotSilence { at, boot, fetch } => {
+                self.snapshot_silence(at, boot, fetch);
+                Ok(())
+            }
+            Event::RunJoin { at, boot } => self.run_join(at, boot),
+            Event::Joined { at, boot } => {
+                self.join_ended(at, boot);
+                Ok(())
+            }
             Event::Connect { from, to } => self.connect(from, to),
             Event::Deliver { link, side, parcel } => self.deliver(link, side, parcel),
             Event::LinkDown { at, boot, link } => self.link_down(at, boot, link),

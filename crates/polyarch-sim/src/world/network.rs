@@ -13,7 +13,14 @@ pub(super) enum Parcel {
     Group { stream: u64, frame: Bytes },
     /// A group of this stream was taken: another may be sent.
     Taken { stream: u64 },
+    /// Asks for a snapshot, on a stream of its own.
+    AskSnapshot { fetch: u64, frame: Bytes },
+    /// A part of it.
+    Snapshot { fetch: u64, frame: Bytes },
 }
+
+/// The channels of snapshots, away from those of feeds.
+const SNAPSHOT_CHANNELS: u64 = 1 << 63;
 
 impl Parcel {
     /// Parcels of one channel stay in order.
@@ -22,6 +29,7 @@ impl Parcel {
             Self::Control(_) => 0,
             Self::Taken { .. } => 1,
             Self::Group { stream, .. } => 2 + stream,
+            Self::AskSnapshot { fetch, .. } | Self::Snapshot { fetch, .. } => SNAPSHOT_CHANNELS | fetch,
         }
     }
 }

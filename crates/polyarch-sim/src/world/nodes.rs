@@ -6,7 +6,8 @@ use polyarch_protocol::catalog::topology_key;
 use polyarch_protocol::client::ClientResponse;
 use polyarch_protocol::peer::PeerMessage;
 use polyarch_protocol::{
-    ChainHeads, Durability, Input, KeyspaceId, Limits, LinkId, LogSource, Output, RecordKey, ReplicaConfig, Timings,
+    ChainHeads, Durability, Input, KeyspaceId, Limits, LinkId, LogSource, Output, RecordKey, ReplicaConfig, Storage,
+    Timings,
 };
 use polyarch_store::{CheckpointConfig, StoreConfig};
 
@@ -22,6 +23,7 @@ use crate::invariants::{
 };
 use crate::node::Serving;
 use crate::registers::{Seen, shown_of};
+use crate::scenario::LogRemoval;
 
 /// The connection of the one who creates keyspaces.
 pub(super) const ADMIN: u64 = u64::MAX;
@@ -61,6 +63,7 @@ impl World {
             let key = self.cluster_key.clone();
             self.push_input(at, Input::Found(key), None);
         }
+        self.find_snapshot(at);
         let tick_us = self.rng.below(100_000);
         self.after(tick_us, Event::Tick { at, boot });
         let gap_us = self.between(self.scenario.checkpoint_gap_us);
@@ -147,6 +150,7 @@ impl World {
         }
         // Whoever asks before the sync gets only what needs none.
         self.perform(at)?;
+        self.go_on_with_snapshots(at)?;
         self.sync_or_go_on(at, boot);
         Ok(())
     }
@@ -178,6 +182,7 @@ impl World {
             return Ok(());
         }
         process.replica.storage_mut().store.publish_staged();
+        process.published_end = process.replica.storage().staged_end();
         process.published = process.replica.frontier().heads.applied().clone();
         process.catalog = process.replica.catalog().clone();
         self.history.published(at);
@@ -199,7 +204,7 @@ impl World {
         let synced = process.replica.storage_mut().store.sync();
         match synced {
             Ok(end) => {
-                process.durable_end = end;
+                (process.durable_end, process.published_end) = (end, end);
                 self.meter_synced(at);
                 self.history.synced(at);
                 self.history.published(at);
@@ -217,6 +222,7 @@ impl World {
             }
         }
         self.perform(at)?;
+        self.go_on_with_snapshots(at)?;
         self.begin_due_checkpoint(at, boot);
         self.serve_waiting(at)?;
         let Some(process) = self.nodes[at].process_of(boot) else { return Ok(()) };
@@ -251,7 +257,12 @@ impl World {
         let server_id = self.nodes[at].server_id;
         let Some(process) = self.nodes[at].process.as_mut() else { return Ok(()) };
         let is_complete = process.replica.catalog().members().count() == nodes;
-        if !self.scenario.removes_log || process.has_failed || !is_complete {
+        let removes = match self.scenario.log_removal {
+            LogRemoval::Nothing => false,
+            LogRemoval::WhatAllHave => is_complete,
+            LogRemoval::Cuts => true,
+        };
+        if !removes || process.has_failed {
             return Ok(());
         }
         let mark = process.log.last_mark(&|heads: &ChainHeads| process.replica.all_members_have(heads.applied()));
@@ -267,9 +278,27 @@ impl World {
             self.report.segments_removed_from_afar += removed.len();
         }
         self.note(format_args!("node {server_id} removes log segments {removed:?}"));
+        if self.scenario.log_removal == LogRemoval::Cuts {
+            // Disks are lost, and members are yet to join.
+            return Ok(());
+        }
         let members = self.nodes.iter().map(|node| node.server_id);
         let durable = (0..nodes).map(|at| self.history.node(at).durable().seen());
         log_stays_while_a_member_lacks_it::check(server_id, mark.heads.applied(), members.zip(durable))
+    }
+
+    /// Lets go of all log that the store can do without, as a bound on its size does; says whether any went.
+    pub(super) fn cut_log(&mut self, at: usize) -> bool {
+        let Some(process) = self.nodes[at].process.as_mut().filter(|process| !process.has_failed) else {
+            return false;
+        };
+        let end = process.durable_end;
+        let removed = process.replica.storage_mut().store.remove_log_before(end).unwrap_or_default();
+        if !removed.is_empty() {
+            self.report.segments_cut += removed.len();
+            self.note(format_args!("node {} cuts log segments {removed:?}", at + 1));
+        }
+        !removed.is_empty()
     }
 
     /// Hands one input to the replica, which may notice that the power has failed.
@@ -328,14 +357,14 @@ impl World {
         self.check_digest(at)
     }
 
-    fn check_digest(&mut self, at: usize) -> Checked {
+    pub(super) fn check_digest(&mut self, at: usize) -> Checked {
         let Some(process) = &self.nodes[at].process else { return Ok(()) };
         let digest = process.replica.frontier().digest.total();
         self.digests.check(self.nodes[at].server_id, self.history.node(at).staged().seen(), digest)
     }
 
     /// What was published is what is synced.
-    fn check_published(&self, at: usize) -> Checked {
+    pub(super) fn check_published(&self, at: usize) -> Checked {
         let node = &self.nodes[at];
         let Some(process) = &node.process else { return Ok(()) };
         let published = Seen::from(&process.published);
@@ -350,7 +379,7 @@ impl World {
     }
 
     /// Does what the replica wants done.
-    fn perform(&mut self, at: usize) -> Checked {
+    pub(super) fn perform(&mut self, at: usize) -> Checked {
         loop {
             let Some(process) = self.nodes[at].process.as_mut() else { return Ok(()) };
             let durable_end = process.durable_end;
@@ -404,6 +433,7 @@ impl World {
                 let keys = self.nodes[at].process.as_ref().and_then(|process| process.keys_of(wanted));
                 self.push_input(at, Input::BucketsScanned(keys), None);
             }
+            Output::FetchSnapshot(link) => self.fetch_snapshot(at, link),
             Output::CloseLink(link, reason) => {
                 self.note(format_args!("node {server_id} closes link {}: {reason}", link.0));
                 self.close_link(at, link.0);
@@ -415,6 +445,7 @@ impl World {
                     topology_set_at_once: |dot| self.history.is_concurrent(dot, &topology),
                     was_removed: self.operators.ever_removed.contains(&server_id),
                     disk_was_full: self.armed[at].disk_was_full,
+                    logs_are_cut: self.scenario.log_removal == LogRemoval::Cuts,
                 };
                 no_alarm_without_cause::check(server_id, &event, &causes)?;
                 match event {
@@ -426,6 +457,7 @@ impl World {
                         let is_written = |dot| self.history.is_written(dot);
                         self.told[at].lost(server_id, &epochs, self.images[at].was_set_back, is_written)?;
                     }
+                    polyarch_protocol::Event::SnapshotFailed { .. } => self.report.snapshots.failed += 1,
                     polyarch_protocol::Event::OwnWritesRegained { write_sets, .. } => {
                         let durable = self.history.node(at).durable().seen();
                         self.told[at].regained(server_id, write_sets, durable)?;
@@ -549,6 +581,9 @@ impl World {
         if !process.is_checkpoint_due || process.is_staged() || process.checkpoint.is_some() || process.has_failed {
             return;
         }
+        if process.snapshots.awaits_adoption() {
+            return;
+        }
         process.is_checkpoint_due = false;
         let frontier = process.replica.frontier().clone();
         process.checkpoint = process.replica.storage_mut().store.begin_checkpoint_now(&frontier);
@@ -591,7 +626,7 @@ impl World {
             Err(_) if self.armed[at].power_cut => return self.stop(at, End::PowerCut),
             Err(error) => self.note(format_args!("node {server_id}: {error}")),
         }
-        Ok(())
+        self.go_on_with_snapshots(at)
     }
 
     pub(super) fn is_settled_phase(&self) -> bool {
