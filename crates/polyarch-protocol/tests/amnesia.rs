@@ -83,11 +83,12 @@ fn it_is_back_only_once_it_is_durable() {
     assert_eq!(regained(&node), []);
     node.syncs = true;
     node.settle();
+    node.run_ms(600);
     assert_eq!(regained(&node), [(2, 1)]);
 }
 
 #[test]
-fn more_that_was_lost_is_an_alarm_of_its_own_only_after_the_first_was_over() {
+fn an_epoch_is_one_alarm_however_much_of_it_turns_up_later() {
     let (mut cluster, origin, had) = restored();
     let mut node = cluster.nodes.remove(0);
     node.meet(900, 2);
@@ -99,11 +100,36 @@ fn more_that_was_lost_is_an_alarm_of_its_own_only_after_the_first_was_over() {
     assert_eq!(losses(&node).len(), 1);
     let link = if node.fed_on(900).contains(&origin) { 900 } else { 901 };
     node.feed(link, &[lost(had + 1)]);
+    node.run_ms(600);
     assert_eq!(regained(&node), []);
-    node.feed(link, &[lost(had + 2)]);
-    assert_eq!(regained(&node), [(2, 1)]);
+    let feed = |node: &mut Node, seq| {
+        let link = if node.fed_on(900).contains(&origin) { 900 } else { 901 };
+        node.feed(link, &[lost(seq)]);
+    };
+    feed(&mut node, had + 2);
+    // Before it has been quiet for a while more turns up.
+    node.run_ms(300);
     node.hear_applied(901, &[Dot::new(origin, had + 3)]);
-    assert_eq!(losses(&node)[1], (3, vec![LostEpoch { origin, had: had + 2, peer_has: had + 3 }]));
+    node.run_ms(600);
+    assert_eq!(regained(&node), []);
+    feed(&mut node, had + 3);
+    node.run_ms(600);
+    assert_eq!(regained(&node), [(3, 1)]);
+    assert_eq!(losses(&node).len(), 1);
+}
+
+/// A member that is fed itself passes on what its heartbeats have not shown yet.
+#[test]
+fn what_a_feed_brings_before_any_heartbeat_shows_it_is_told_too() {
+    let (mut cluster, origin, had) = restored();
+    let mut node = cluster.nodes.remove(0);
+    node.meet(900, 2);
+    node.hear_applied(900, &[Dot::new(origin, had)]);
+    assert_eq!((losses(&node).len(), node.fed_on(900)), (0, vec![origin]));
+    node.feed(900, &[foreign(Dot::new(origin, had + 1), &[], "x")]);
+    assert_eq!(losses(&node), [(2, vec![LostEpoch { origin, had, peer_has: had + 1 }])]);
+    node.run_ms(600);
+    assert_eq!(regained(&node), [(1, 1)]);
 }
 
 #[test]

@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use bytes::Bytes;
-use polyarch_crdt::Dot;
+use polyarch_crdt::{Dot, Origin};
 use polyarch_protocol::catalog::{self, KeyspaceKind, MemberStatus, SystemRecord};
 use polyarch_protocol::{ChainHash, ChainHeads, Durability, KeyspaceId, RecordKey, Topology, WriteSet};
 
@@ -269,6 +269,11 @@ impl History {
     /// Whether a write set was ever written, wherever it is now.
     pub fn is_written(&self, dot: Dot) -> bool {
         self.writes.contains_key(&dot)
+    }
+
+    /// Whether some of an epoch was written that a node does not have.
+    pub fn is_missing(&self, at: usize, origin: Origin) -> bool {
+        self.is_written(Dot::new(origin, self.nodes[at].durable.seen().seq(origin) + 1))
     }
 
     /// A client was told that its write is written.

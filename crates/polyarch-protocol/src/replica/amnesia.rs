@@ -4,6 +4,9 @@
 //! A node that was started from an old image or backup, or with an empty directory, has less of its
 //! own earlier epochs than other members do. They are fed to it like any origin's; what is done here
 //! is to notice. It looks at applied-sets only, never at how something came to be applied.
+//!
+//! Members that catch up themselves show a little more each moment. So an epoch is an alarm once, and
+//! all is back only when nothing has been missing for a while.
 
 use std::collections::BTreeMap;
 
@@ -17,11 +20,18 @@ use crate::storage::Storage;
 /// Epochs of which a loss is remembered at most: heartbeats name them. Beyond that they are fed all
 /// the same, and not told of.
 const LOSSES_MAX: usize = 4_096;
+/// All is back when nothing has been missing for so many times
+/// [`Timings::gossip_coalesce_ms`](crate::Timings::gossip_coalesce_ms).
+const QUIET_GOSSIPS: u64 = 5;
 
 /// What this server was found to have lost of its own, by epoch, since the process began.
 #[derive(Debug, Default)]
 pub(super) struct Amnesia {
     losses: BTreeMap<Origin, Loss>,
+    /// Something was found missing since all was last told to be back.
+    is_open: bool,
+    /// Since when nothing is missing, while that is not yet told.
+    whole_since_ms: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -34,16 +44,10 @@ struct Loss {
     complete_ms: Option<u64>,
 }
 
-impl Amnesia {
-    /// Whether something is missing yet.
-    fn is_open(&self) -> bool {
-        self.losses.values().any(|loss| loss.complete_ms.is_none())
-    }
-}
-
 impl<S: Storage> Replica<S> {
-    /// Looks in what member `from` says it has for more of this server's own epochs than is here.
-    /// The open one is no matter of this: [`Replica::close_epoch_if_overtaken`] comes first.
+    /// Looks in what member `from` has for more of this server's own epochs than is here. To be told
+    /// of all that a member shows or sends, before it is taken in: a feed may be ahead of heartbeats.
+    /// The open epoch is no matter of this: [`Replica::close_epoch_if_overtaken`] comes first.
     pub(super) fn note_losses(&mut self, from: u32, theirs: &AppliedSet, now: Now) {
         // A twin's write sets were never here, and of a twin more is said.
         if self.own_twins().is_some() || seeded_bug("amnesia-unnoticed") {
@@ -60,11 +64,9 @@ impl<S: Storage> Replica<S> {
             match self.amnesia.losses.get_mut(&dot.origin) {
                 Some(loss) if dot.seq <= loss.peer_has => continue,
                 Some(loss) => {
-                    (loss.peer_has, loss.from) = (dot.seq, from);
-                    // Of what is on its way the operator knows.
-                    if loss.complete_ms.take().is_none() {
-                        continue;
-                    }
+                    (loss.peer_has, loss.from, loss.complete_ms) = (dot.seq, from, None);
+                    self.amnesia.is_open = true;
+                    continue;
                 }
                 None if has_room => {
                     let loss = Loss { had, peer_has: dot.seq, from, noticed_ms: now.wall_ms, complete_ms: None };
@@ -75,6 +77,7 @@ impl<S: Storage> Replica<S> {
             epochs.push(LostEpoch { origin: dot.origin, had, peer_has: dot.seq });
         }
         if !epochs.is_empty() {
+            self.amnesia.is_open = true;
             self.event(Event::OwnWritesLost { from, epochs });
         }
     }
@@ -82,22 +85,34 @@ impl<S: Storage> Replica<S> {
     /// Looks whether what was lost is durably here again, whichever way it came: off a feed, or with
     /// a whole applied-set.
     pub(super) fn note_regained(&mut self, now: Now) {
-        if !self.amnesia.is_open() {
+        if !self.amnesia.is_open {
             return;
         }
-        let applied = &self.durable.applied;
-        let back = |(origin, loss): &(&Origin, &mut Loss)| {
-            loss.complete_ms.is_none() && applied.seq(**origin) >= loss.peer_has
-        };
-        let mut any = false;
-        for (_, loss) in self.amnesia.losses.iter_mut().filter(back) {
-            loss.complete_ms = Some(now.wall_ms);
-            any = true;
+        if !self.note_whole(now) {
+            self.amnesia.whole_since_ms = None;
+            return;
         }
-        if any && !self.amnesia.is_open() {
+        let since_ms = *self.amnesia.whole_since_ms.get_or_insert(now.mono_ms);
+        let quiet_ms = self.config.timings.gossip_coalesce_ms.saturating_mul(QUIET_GOSSIPS);
+        if now.mono_ms.saturating_sub(since_ms) >= quiet_ms {
+            (self.amnesia.is_open, self.amnesia.whole_since_ms) = (false, None);
             let (write_sets, epochs) = (self.regained_write_sets(), self.amnesia.losses.len());
             self.event(Event::OwnWritesRegained { write_sets, epochs: epochs as u64 });
         }
+    }
+
+    /// Notes which epochs are whole again. Says whether all are.
+    fn note_whole(&mut self, now: Now) -> bool {
+        let applied = &self.durable.applied;
+        let mut is_whole = true;
+        for (origin, loss) in &mut self.amnesia.losses {
+            if applied.seq(*origin) < loss.peer_has {
+                is_whole = false;
+            } else if loss.complete_ms.is_none() {
+                loss.complete_ms = Some(now.wall_ms);
+            }
+        }
+        is_whole
     }
 
     /// Own write sets that were lost and are here again.

@@ -512,6 +512,10 @@ impl<S: Storage> Replica<S> {
                 return true;
             }
         };
+        if write_set.dot.origin.server_id == self.config.server_id {
+            let from = session.server_id;
+            self.note_losses(from, &[write_set.dot].into_iter().collect(), now);
+        }
         let Some(session) = self.sessions.get_mut(&link) else { return true };
         let applied = self.frontier.heads.applied();
         let dot = write_set.dot;

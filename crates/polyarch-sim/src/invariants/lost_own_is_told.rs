@@ -30,6 +30,11 @@ impl Told {
     /// A write set of this server, of an earlier process, came from another node.
     pub fn came(&mut self, dot: Dot) {
         self.came.insert(dot);
+        // More of what was told already is not told again.
+        if let Some(lost) = self.lost.get_mut(&dot.origin).filter(|lost| dot.seq > lost.peer_has) {
+            lost.peer_has = dot.seq;
+            self.is_open = true;
+        }
     }
 
     /// The process says that it had lost write sets. `is_written`: whether there is such a write set;
@@ -50,8 +55,7 @@ impl Told {
             if epoch.origin.server_id != server_id || epoch.had >= epoch.peer_has || !is_written(last) {
                 return violation(format!("{epoch:?}, which cannot be"));
             }
-            let before = self.lost.insert(epoch.origin, *epoch);
-            if self.is_open && before.is_some_and(|before| before.peer_has > epoch.had) {
+            if self.lost.insert(epoch.origin, *epoch).is_some() {
                 return violation(format!("{epoch:?}, and said so before"));
             }
         }
@@ -62,7 +66,8 @@ impl Told {
     /// The process says that all of it is back.
     pub fn regained(&mut self, server_id: u32, write_sets: u64, durable: &Seen) -> Checked {
         let violation = |what: String| Err(Violation::new(NAME, format!("node {server_id} says all is back, {what}")));
-        if !std::mem::take(&mut self.is_open) {
+        self.is_open = false;
+        if self.lost.is_empty() {
             return violation("and nothing was missing".to_owned());
         }
         let missing = self.lost.values().find(|lost| durable.seq(lost.origin) < lost.peer_has);
@@ -75,9 +80,10 @@ impl Told {
         Ok(())
     }
 
-    /// In the end: nothing came that was not told of, and all that was told to be lost is back.
-    pub fn check_end(&self, server_id: u32) -> Checked {
-        if self.is_open {
+    /// In the end: nothing came that was not told of, and what is back was told to be. `is_gone`:
+    /// whether some of an epoch was written and no node has it any more; a member may have shown that.
+    pub fn check_end(&self, server_id: u32, is_gone: impl Fn(Origin) -> bool) -> Checked {
+        if self.is_open && !self.lost.keys().any(|origin| is_gone(*origin)) {
             let what = format!("in the end node {server_id} still says that it lost {:?}", self.lost);
             return Err(Violation::new(NAME, what));
         }

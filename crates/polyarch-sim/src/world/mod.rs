@@ -527,7 +527,7 @@ impl World {
             full_disk_is_survived::check_end(server_id, is_full)?;
             let node = self.history.node(at);
             acked_is_durable::check_everywhere(server_id, node.durable().seen(), self.history.acked_and_kept())?;
-            self.told[at].check_end(server_id)?;
+            self.told[at].check_end(server_id, |origin| self.history.is_missing(at, origin))?;
             interval_loses_a_suffix::check_gone(server_id, node.staged().seen(), self.history.lost())?;
             let fresh = Registers::of(node.order());
             let live = |key: &RecordKey| (key.clone(), fresh.live_dots(key).into_iter().collect::<BTreeSet<_>>());
