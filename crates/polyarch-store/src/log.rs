@@ -217,6 +217,11 @@ impl<F: Files> Log<F> {
         }
     }
 
+    /// The step in which segments grow.
+    pub(crate) fn allocate_bytes(&self) -> u64 {
+        self.config.allocate_bytes
+    }
+
     /// Where the last staged frame ends.
     pub fn staged_end(&self) -> LogPosition {
         self.end

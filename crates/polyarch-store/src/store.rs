@@ -35,6 +35,8 @@ use crate::published::{Published, StateReader};
 use crate::snapshot::{SnapshotError, SnapshotReceiver};
 use crate::state::{SledConfig, SledState, StateDirectory, StateError, StateOpener, StateStore, Succession};
 
+/// What a segment's header and the small files take, beside the chain heads, and some more.
+const BOUNDARY_BYTES: u64 = 16 << 10;
 /// The log's directory within the data directory.
 pub(crate) const LOG: &str = "log";
 /// The directory of a snapshot on its way in.
@@ -467,6 +469,7 @@ impl<F: Files, S: StateStore> Store<F, S> {
     pub fn adopt(&mut self, mut joined: Joined<F, S>, frontier: &Frontier) -> Result<Frontier, AdoptError> {
         assert!(self.may_adopt(), "a joined state is adopted when nothing is staged and no checkpoint runs");
         assert!(self.pins.holds(&joined.pin), "a joined state is adopted by the store that began the join");
+        self.check_room_for_boundary(frontier)?;
         joined.complete(self.log.durable_end(), &frontier.heads)?;
         let adopted = joined.adopt().map_err(AdoptError::State);
         let adopted = adopted.and_then(|adopted| self.commit(&adopted, frontier).map(|()| adopted));
@@ -480,6 +483,19 @@ impl<F: Files, S: StateStore> Store<F, S> {
             tracing::warn!(%error, "a snapshot that was joined cannot be removed; the next start does");
         }
         Ok(joined)
+    }
+
+    /// Behind the step that makes the joined state the current one, the log has to take two segments
+    /// and `checkpoint.toml` a new position. So that a full disk does not come in between, there has to
+    /// be room for several times that.
+    fn check_room_for_boundary(&self, frontier: &Frontier) -> Result<(), AdoptError> {
+        const HEAD_BYTES_MAX: u64 = 64;
+        let header_bytes = BOUNDARY_BYTES + HEAD_BYTES_MAX * frontier.heads.applied().len() as u64;
+        let needed_bytes = 2 * (self.log.allocate_bytes() + 2 * header_bytes);
+        match self.data.free_bytes() {
+            Some(free_bytes) if free_bytes < needed_bytes => Err(AdoptError::Full { needed_bytes, free_bytes }),
+            _ => Ok(()),
+        }
     }
 
     /// What follows on the step that made the joined state the current one. A crash before the end of
@@ -511,6 +527,15 @@ pub enum AdoptError {
     /// snapshot may be joined once more.
     #[error("the joined state was not adopted, and nothing has changed: {0}")]
     Join(#[from] JoinError),
+    /// The disk has no room for what goes with it. The store goes on as it was, and the snapshot may be
+    /// joined once more.
+    #[error("no room to adopt the joined state: {free_bytes} bytes are free, up to {needed_bytes} are needed")]
+    Full {
+        /// What is needed at most.
+        needed_bytes: u64,
+        /// What there is.
+        free_bytes: u64,
+    },
     /// Whether it became the current state is unknown. The store takes nothing more; start the node
     /// again.
     #[error("the joined state may not be the current one: {0}; look at the disk and start the node again")]
@@ -528,7 +553,7 @@ pub enum AdoptError {
 impl AdoptError {
     /// Whether the store takes nothing more.
     pub fn is_fatal(&self) -> bool {
-        !matches!(self, Self::Join(_))
+        !matches!(self, Self::Join(_) | Self::Full { .. })
     }
 }
 

@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use polyarch_crdt::{AppliedSet, ClusterKey, Dot, HlcClock, Observed, Origin, seeded_bug};
+use polyarch_crdt::{AppliedSet, ClusterKey, Dot, Hlc, HlcClock, Observed, Origin, seeded_bug};
 
 use crate::buckets::{BucketKeys, BucketsWanted, PeerDigest};
 use crate::catalog::{Catalog, KeyspaceKind, Member, MemberChange, MemberStatus};
@@ -273,7 +273,7 @@ impl<S: Storage> Replica<S> {
     /// When the system keyspace cannot be read.
     pub fn open(mut config: ReplicaConfig, mut storage: S, frontier: Frontier, now: Now) -> Result<Self, StorageError> {
         config.limits = config.limits.within_wire();
-        let clock = recovered_clock(&frontier, &config, now);
+        let clock = recovered_clock(&frontier, Hlc::default(), &config, now);
         let durable = Durable {
             position: storage.staged_end(),
             applied: frontier.heads.applied().clone(),
@@ -712,13 +712,13 @@ impl<S: Storage> Replica<S> {
     }
 }
 
-/// The clock of a process that begins with what was recovered. It goes on behind the greatest stamp
-/// of its own server, however far ahead that lies, so that no stamp is given out twice; those of
-/// others are merged as they would be if they came now.
-fn recovered_clock(frontier: &Frontier, config: &ReplicaConfig, now: Now) -> HlcClock {
+/// The clock of a process that goes on with what was recovered, or joined, and behind `last`. It goes
+/// on behind the greatest stamp of its own server, however far ahead that lies, so that no stamp is
+/// given out twice; those of others are merged as they would be if they came now.
+fn recovered_clock(frontier: &Frontier, last: Hlc, config: &ReplicaConfig, now: Now) -> HlcClock {
     let mut clock = match seeded_bug("own-stamps-forgotten") {
-        true => HlcClock::default(),
-        false => HlcClock::starting_after(frontier.greatest_stamp(config.server_id)),
+        true => HlcClock::starting_after(last),
+        false => HlcClock::starting_after(last.max(frontier.greatest_stamp(config.server_id))),
     };
     for stamp in frontier.stamps().chain([frontier.hlc]) {
         // One that is too far ahead was told of when it came.

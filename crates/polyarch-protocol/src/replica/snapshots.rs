@@ -128,7 +128,7 @@ impl<S: Storage> Replica<S> {
         self.durable.position = self.storage.staged_end();
         self.durable.applied = self.frontier.heads.applied().clone();
         self.durable.digest = Some(self.frontier.digest.total());
-        let _ = self.clock.observe(self.frontier.hlc, now.wall_ms, self.config.timings.hlc_ahead_max_ms);
+        self.clock = super::recovered_clock(&self.frontier, self.clock.last(), &self.config, now);
         if let Some(epoch) = &mut self.epoch {
             gained.iter().for_each(|dot| epoch.note_applied(dot));
         }
