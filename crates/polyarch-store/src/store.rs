@@ -21,7 +21,7 @@ use polyarch_crdt::Record;
 use polyarch_protocol::{ChainHeads, Frontier, KeyspaceId, LogPosition, RecordKey, Records, Storage, StorageError};
 
 use crate::checkpointer::{CheckpointConfig, CheckpointDone, CheckpointJob, CheckpointSummary, Checkpointer, Purpose};
-use crate::files::{Directory, Files};
+use crate::files::{Directory, Files, is_full};
 use crate::join::{Adopted, JoinConfig, JoinError, JoinJob, Joined, RetiredState};
 use crate::lock::DirectoryLock;
 use crate::log::{Log, LogCheck, LogConfig, LogError, LogReader, Survey};
@@ -450,7 +450,7 @@ impl<F: Files, S: StateStore> Store<F, S> {
     pub fn adopt(&mut self, mut joined: Joined<F, S>, frontier: &Frontier) -> Result<Frontier, AdoptError> {
         assert!(self.may_adopt(), "a joined state is adopted when nothing is staged and no checkpoint runs");
         assert!(self.pins.holds(&joined.pin), "a joined state is adopted by the store that began the join");
-        joined.complete(self.log.durable_end(), &frontier.heads)?;
+        self.complete(&mut joined, &frontier.heads)?;
         let adopted = joined.adopt().map_err(AdoptError::State);
         let adopted = adopted.and_then(|adopted| self.commit(&adopted, frontier).map(|()| adopted));
         let Adopted { state, held, snapshot } = adopted.inspect_err(|error| self.log.poison(error.to_string()))?;
@@ -465,11 +465,35 @@ impl<F: Files, S: StateStore> Store<F, S> {
         Ok(joined)
     }
 
+    /// Completes what was joined, and makes the room that its adoption needs: behind the step that makes
+    /// it the current state it is too late to find the disk full.
+    fn complete(&mut self, joined: &mut Joined<F, S>, own: &ChainHeads) -> Result<(), AdoptError> {
+        let spare = self.log.begin_spare_segment(own);
+        spare.map_err(|error| self.not_adopted(error))?;
+        joined.complete(self.log.durable_end(), own)?;
+        let room = self.log.make_room_for_boundary(joined.heads());
+        room.map_err(|error| self.not_adopted(error))
+    }
+
+    fn not_adopted(&mut self, error: LogError) -> AdoptError {
+        match error {
+            error @ LogError::Full { .. } => AdoptError::NoRoom(error),
+            error => {
+                self.log.poison(error.to_string());
+                AdoptError::Log(error)
+            }
+        }
+    }
+
     /// What follows on the step that made the joined state the current one. A crash before the end of
     /// it is made good by the next open.
     fn commit(&mut self, adopted: &Adopted<F, S>, frontier: &Frontier) -> Result<(), AdoptError> {
         self.log.begin_boundary(&frontier.heads, &adopted.held.frontier.heads)?;
-        write_mark(&self.data, adopted.held.position).map_err(AdoptError::Mark)
+        match write_mark(&self.data, adopted.held.position) {
+            // The mark says from where on the state is, at least; the next checkpoint writes another.
+            Err(error) if is_full(&error) => Ok(()),
+            written => written.map_err(AdoptError::Mark),
+        }
     }
 
     /// The state that was current before the one that was adopted last, to be removed from the disk.
@@ -494,13 +518,17 @@ pub enum AdoptError {
     /// snapshot may be joined once more.
     #[error("the joined state was not adopted, and nothing has changed: {0}")]
     Join(#[from] JoinError),
+    /// The disk has no room for the log's next segments. The store goes on as it was, and the snapshot
+    /// may be joined once more when there is.
+    #[error("the joined state was not adopted, and nothing has changed: {0}")]
+    NoRoom(LogError),
     /// Whether it became the current state is unknown. The store takes nothing more; start the node
     /// again.
     #[error("the joined state may not be the current one: {0}; look at the disk and start the node again")]
     State(StateError),
-    /// It is the current state, and the log does not say so. The store takes nothing more; start the
-    /// node again.
-    #[error("the joined state was adopted, and the log failed: {0}")]
+    /// The log failed. Whether it is the current state is found by the next start; the store takes
+    /// nothing more.
+    #[error("the log failed while a joined state was adopted: {0}; start the node again")]
     Log(#[from] LogError),
     /// It is the current state, and `checkpoint.toml` does not say so. The store takes nothing more;
     /// start the node again.
@@ -511,7 +539,7 @@ pub enum AdoptError {
 impl AdoptError {
     /// Whether the store takes nothing more.
     pub fn is_fatal(&self) -> bool {
-        !matches!(self, Self::Join(_))
+        !matches!(self, Self::Join(_) | Self::NoRoom(_))
     }
 }
 
