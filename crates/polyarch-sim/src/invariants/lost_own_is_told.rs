@@ -76,8 +76,10 @@ impl Told {
     }
 
     /// In the end: nothing came that was not told of, and all that was told to be lost is back.
-    pub fn check_end(&self, server_id: u32) -> Checked {
-        if self.is_open {
+    /// `is_somewhere`: whether a node has it; what was lost with the disks of all cannot come back.
+    pub fn check_end(&self, server_id: u32, is_somewhere: impl Fn(Dot) -> bool) -> Checked {
+        let can_be_back = |lost: &LostEpoch| is_somewhere(Dot::new(lost.origin, lost.peer_has));
+        if self.is_open && self.lost.values().all(can_be_back) {
             let what = format!("in the end node {server_id} still says that it lost {:?}", self.lost);
             return Err(Violation::new(NAME, what));
         }

@@ -526,7 +526,9 @@ impl World {
             full_disk_is_survived::check_end(server_id, is_full)?;
             let node = self.history.node(at);
             acked_is_durable::check_everywhere(server_id, node.durable().seen(), self.history.acked_and_kept())?;
-            self.told[at].check_end(server_id)?;
+            let is_somewhere =
+                |dot| (0..self.nodes.len()).any(|at| self.history.node(at).durable().seen().includes(dot));
+            self.told[at].check_end(server_id, is_somewhere)?;
             interval_loses_a_suffix::check_gone(server_id, node.staged().seen(), self.history.lost())?;
             let fresh = Registers::of(node.order());
             let live = |key: &RecordKey| (key.clone(), fresh.live_dots(key).into_iter().collect::<BTreeSet<_>>());
