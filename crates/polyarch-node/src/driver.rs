@@ -709,6 +709,11 @@ impl Driver {
         };
         match self.replica.adopt(frontier, now) {
             Ok(()) => {
+                // What had waited for what the snapshot brought is staged now.
+                let is_shown_unsynced = self.config.durability == Durability::Interval;
+                if !is_shown_unsynced && self.is_staged() && !self.sync() {
+                    return;
+                }
                 self.publish();
                 self.remove_retired();
             }

@@ -318,6 +318,11 @@ impl<F: Files, S: StateStore> Joined<F, S> {
         self.snapshot.heads().expect("only a whole snapshot is joined")
     }
 
+    /// What it adds up to, as far as the own log was applied.
+    pub(crate) fn heads(&self) -> &ChainHeads {
+        &self.replay.frontier.heads
+    }
+
     /// Makes it the current state, durably, and gives it away.
     pub(crate) fn adopt(self) -> Result<Adopted<F, S>, StateError> {
         let Self { replay, snapshot, mut next, .. } = self;

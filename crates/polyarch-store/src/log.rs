@@ -217,11 +217,6 @@ impl<F: Files> Log<F> {
         }
     }
 
-    /// The step in which segments grow.
-    pub(crate) fn allocate_bytes(&self) -> u64 {
-        self.config.allocate_bytes
-    }
-
     /// Where the last staged frame ends.
     pub fn staged_end(&self) -> LogPosition {
         self.end
@@ -325,6 +320,32 @@ impl<F: Files> Log<F> {
     /// The retained segments' boundaries, oldest first.
     pub fn boundaries(&self) -> Vec<LogBoundary> {
         self.published.lock().boundaries()
+    }
+
+    /// Goes on with a segment that is empty, if the last one is not: behind it a boundary can be given
+    /// room. Nothing is staged.
+    ///
+    /// # Errors
+    /// [`LogError::Full`] when there is no room: nothing has changed. Otherwise as [`Log::sync`].
+    pub(crate) fn begin_spare_segment(&mut self, heads: &ChainHeads) -> Result<(), LogError> {
+        assert!(self.end == self.durable_end, "nothing is staged where a snapshot is joined");
+        self.check_poison()?;
+        match self.last_segment_is_empty() {
+            true => Ok(()),
+            false => {
+                self.begin_empty_segment(heads)?;
+                self.sync().map(drop)
+            }
+        }
+    }
+
+    /// Sees to it that [`Log::begin_boundary`] finds room, behind a spare segment.
+    ///
+    /// # Errors
+    /// [`LogError::Full`] when there is none; any other when the disk fails.
+    pub(crate) fn make_room_for_boundary(&mut self, heads: &ChainHeads) -> Result<(), LogError> {
+        let (header, _) = self.next_header(heads)?;
+        self.make_next(header.number, header.first)
     }
 
     /// Goes on, durably, with other heads than those that the log adds up to. Nothing is staged.

@@ -22,7 +22,7 @@ use polyarch_crdt::Record;
 use polyarch_protocol::{ChainHeads, Frontier, KeyspaceId, LogPosition, RecordKey, Records, Storage, StorageError};
 
 use crate::checkpointer::{CheckpointConfig, CheckpointDone, CheckpointJob, CheckpointSummary, Checkpointer, Purpose};
-use crate::files::{Directory, Files};
+use crate::files::{Directory, Files, is_full};
 use crate::join::{Adopted, JoinConfig, JoinError, JoinJob, Joined, RetiredState};
 use crate::lock::DirectoryLock;
 use crate::log::{Log, LogCheck, LogConfig, LogError, LogReader, SegmentSummary, Survey};
@@ -35,8 +35,6 @@ use crate::published::{Published, StateReader};
 use crate::snapshot::{SnapshotError, SnapshotReceiver};
 use crate::state::{SledConfig, SledState, StateDirectory, StateError, StateOpener, StateStore, Succession};
 
-/// What a segment's header and the small files take, beside the chain heads, and some more.
-const BOUNDARY_BYTES: u64 = 16 << 10;
 /// The log's directory within the data directory.
 pub(crate) const LOG: &str = "log";
 /// The directory of a snapshot on its way in.
@@ -469,8 +467,7 @@ impl<F: Files, S: StateStore> Store<F, S> {
     pub fn adopt(&mut self, mut joined: Joined<F, S>, frontier: &Frontier) -> Result<Frontier, AdoptError> {
         assert!(self.may_adopt(), "a joined state is adopted when nothing is staged and no checkpoint runs");
         assert!(self.pins.holds(&joined.pin), "a joined state is adopted by the store that began the join");
-        self.check_room_for_boundary(frontier)?;
-        joined.complete(self.log.durable_end(), &frontier.heads)?;
+        self.complete(&mut joined, &frontier.heads)?;
         let adopted = joined.adopt().map_err(AdoptError::State);
         let adopted = adopted.and_then(|adopted| self.commit(&adopted, frontier).map(|()| adopted));
         let Adopted { state, held, snapshot } = adopted.inspect_err(|error| self.log.poison(error.to_string()))?;
@@ -485,16 +482,23 @@ impl<F: Files, S: StateStore> Store<F, S> {
         Ok(joined)
     }
 
-    /// Behind the step that makes the joined state the current one, the log has to take two segments
-    /// and `checkpoint.toml` a new position. So that a full disk does not come in between, there has to
-    /// be room for several times that.
-    fn check_room_for_boundary(&self, frontier: &Frontier) -> Result<(), AdoptError> {
-        const HEAD_BYTES_MAX: u64 = 64;
-        let header_bytes = BOUNDARY_BYTES + HEAD_BYTES_MAX * frontier.heads.applied().len() as u64;
-        let needed_bytes = 2 * (self.log.allocate_bytes() + 2 * header_bytes);
-        match self.data.free_bytes() {
-            Some(free_bytes) if free_bytes < needed_bytes => Err(AdoptError::Full { needed_bytes, free_bytes }),
-            _ => Ok(()),
+    /// Completes what was joined, and makes the room that its adoption needs: behind the step that makes
+    /// it the current state it is too late to find the disk full.
+    fn complete(&mut self, joined: &mut Joined<F, S>, own: &ChainHeads) -> Result<(), AdoptError> {
+        let spare = self.log.begin_spare_segment(own);
+        spare.map_err(|error| self.not_adopted(error))?;
+        joined.complete(self.log.durable_end(), own)?;
+        let room = self.log.make_room_for_boundary(joined.heads());
+        room.map_err(|error| self.not_adopted(error))
+    }
+
+    fn not_adopted(&mut self, error: LogError) -> AdoptError {
+        match error {
+            error @ LogError::Full { .. } => AdoptError::NoRoom(error),
+            error => {
+                self.log.poison(error.to_string());
+                AdoptError::Log(error)
+            }
         }
     }
 
@@ -502,7 +506,11 @@ impl<F: Files, S: StateStore> Store<F, S> {
     /// it is made good by the next open.
     fn commit(&mut self, adopted: &Adopted<F, S>, frontier: &Frontier) -> Result<(), AdoptError> {
         self.log.begin_boundary(&frontier.heads, &adopted.held.frontier.heads)?;
-        write_mark(&self.data, adopted.held.position).map_err(AdoptError::Mark)
+        match write_mark(&self.data, adopted.held.position) {
+            // The mark says from where on the state is, at least; the next checkpoint writes another.
+            Err(error) if is_full(&error) => Ok(()),
+            written => written.map_err(AdoptError::Mark),
+        }
     }
 
     /// The state that was current before the one that was adopted last, to be removed from the disk.
@@ -527,22 +535,17 @@ pub enum AdoptError {
     /// snapshot may be joined once more.
     #[error("the joined state was not adopted, and nothing has changed: {0}")]
     Join(#[from] JoinError),
-    /// The disk has no room for what goes with it. The store goes on as it was, and the snapshot may be
-    /// joined once more.
-    #[error("no room to adopt the joined state: {free_bytes} bytes are free, up to {needed_bytes} are needed")]
-    Full {
-        /// What is needed at most.
-        needed_bytes: u64,
-        /// What there is.
-        free_bytes: u64,
-    },
+    /// The disk has no room for the log's next segments. The store goes on as it was, and the snapshot
+    /// may be joined once more when there is.
+    #[error("the joined state was not adopted, and nothing has changed: {0}")]
+    NoRoom(LogError),
     /// Whether it became the current state is unknown. The store takes nothing more; start the node
     /// again.
     #[error("the joined state may not be the current one: {0}; look at the disk and start the node again")]
     State(StateError),
-    /// It is the current state, and the log does not say so. The store takes nothing more; start the
-    /// node again.
-    #[error("the joined state was adopted, and the log failed: {0}")]
+    /// The log failed. Whether it is the current state is found by the next start; the store takes
+    /// nothing more.
+    #[error("the log failed while a joined state was adopted: {0}; start the node again")]
     Log(#[from] LogError),
     /// It is the current state, and `checkpoint.toml` does not say so. The store takes nothing more;
     /// start the node again.
@@ -553,7 +556,7 @@ pub enum AdoptError {
 impl AdoptError {
     /// Whether the store takes nothing more.
     pub fn is_fatal(&self) -> bool {
-        !matches!(self, Self::Join(_) | Self::Full { .. })
+        !matches!(self, Self::Join(_) | Self::NoRoom(_))
     }
 }
 

@@ -314,9 +314,15 @@ impl World {
     /// Hands one input to the replica and looks at what it did.
     fn handle_and_check(&mut self, at: usize, input: Input, intent: Option<&Intent>) -> Checked {
         let now = self.nodes[at].now(self.now_us);
-        let server_id = self.nodes[at].server_id;
         let Some(process) = self.nodes[at].process.as_mut() else { return Ok(()) };
         process.replica.handle(input, now);
+        self.note_appended(at, intent)
+    }
+
+    /// Looks at what the replica gave its log.
+    pub(super) fn note_appended(&mut self, at: usize, intent: Option<&Intent>) -> Checked {
+        let server_id = self.nodes[at].server_id;
+        let Some(process) = self.nodes[at].process.as_mut() else { return Ok(()) };
         let appended = std::mem::take(&mut process.replica.storage_mut().appended);
         if appended.is_empty() {
             return Ok(());

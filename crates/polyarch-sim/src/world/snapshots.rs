@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use polyarch_protocol::{
-    Input, KeysHeld, LinkId, LogBatch, LogMark, LogPosition, LogReadError, LogSource, RecordKey, SnapshotBegin,
-    SnapshotId, SnapshotPart, SnapshotRecords, SnapshotRequest, SnapshotSource, SnapshotStep, WriteSet,
+    Durability, Input, KeysHeld, LinkId, LogBatch, LogMark, LogPosition, LogReadError, LogSource, RecordKey,
+    SnapshotBegin, SnapshotId, SnapshotPart, SnapshotRecords, SnapshotRequest, SnapshotSource, SnapshotStep, Storage,
+    WriteSet,
 };
 use polyarch_store::Pin;
 use polyarch_store::state::ScanRange;
@@ -496,6 +497,7 @@ impl World {
             }
             Err(error) => {
                 self.history.adopts_not(at);
+                process.durable_end = process.replica.storage().store.durable_end();
                 self.push_input(at, Input::SnapshotFailed(error.to_string()), None);
                 return Ok(());
             }
@@ -508,7 +510,7 @@ impl World {
         self.adopted(at)
     }
 
-    /// A joined state is current: shows it, and looks at it.
+    /// A joined state is current: looks at it, and shows it.
     fn adopted(&mut self, at: usize) -> Checked {
         let server_id = self.nodes[at].server_id;
         self.report.snapshots.joined += 1;
@@ -516,19 +518,6 @@ impl World {
         self.armed[at].has_rolled_back = true;
         let gained = self.history.adopted(at);
         self.note(format_args!("node {server_id} adopts a snapshot, {} write sets", gained.len()));
-        let Some(process) = self.nodes[at].process.as_mut() else { return Ok(()) };
-        let store = &mut process.replica.storage_mut().store;
-        store.publish_staged();
-        if let Some(retired) = store.take_retired() {
-            // Nobody reads it.
-            let _ = retired.remove();
-        }
-        process.durable_end = process.replica.storage().store.durable_end();
-        process.published_end = process.durable_end;
-        process.published = process.replica.durable_applied().clone();
-        process.catalog = process.replica.catalog().clone();
-        let applied = Seen::from(process.replica.frontier().heads.applied());
-        let heads = process.replica.frontier().heads.clone();
         for written in &gained {
             if let Some(removed) = &self.operators.removed {
                 removed.check(server_id, written.dot)?;
@@ -537,14 +526,43 @@ impl World {
                 self.told[at].came(written.dot);
             }
         }
+        // What had waited for what the snapshot brought.
+        self.note_appended(at, None)?;
+        let Some(process) = &self.nodes[at].process else { return Ok(()) };
+        let applied = Seen::from(process.replica.frontier().heads.applied());
+        let heads = process.replica.frontier().heads.clone();
         let staged = self.history.node(at).staged().seen();
         if applied != *staged {
             let what = format!("node {server_id} says it has joined {applied:?}, and both sides had {staged:?}");
             return Err(Violation::new(applied_once_and_in_order::NAME, what));
         }
         self.history.check_chains(server_id, &heads)?;
-        self.check_published(at)?;
         self.check_digest(at)?;
+        self.show_adopted(at)
+    }
+
+    /// Readers see it, and what was applied over it, as this node's durability has it.
+    fn show_adopted(&mut self, at: usize) -> Checked {
+        let boot = self.nodes[at].boot;
+        let Some(process) = self.nodes[at].process.as_mut() else { return Ok(()) };
+        process.durable_end = process.replica.storage().store.durable_end();
+        if process.is_staged() && self.scenario.durability[at] == Durability::Sync {
+            self.sync_done(at, boot)?;
+        } else {
+            process.replica.storage_mut().store.publish_staged();
+            process.published_end = process.replica.storage().staged_end();
+            process.published = match self.scenario.durability[at] {
+                Durability::Sync => process.replica.durable_applied().clone(),
+                Durability::Interval => process.replica.frontier().heads.applied().clone(),
+            };
+            process.catalog = process.replica.catalog().clone();
+            self.history.published(at);
+        }
+        let Some(process) = self.nodes[at].process.as_mut() else { return Ok(()) };
+        if let Some(retired) = process.replica.storage_mut().store.take_retired() {
+            // A walk that ends with this reads it no more.
+            drop(retired.remove());
+        }
         self.inspect(at)?;
         self.perform(at)?;
         self.serve_waiting(at)
