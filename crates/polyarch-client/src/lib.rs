@@ -56,6 +56,7 @@ mod profile;
 mod record;
 mod scan;
 mod session;
+mod snapshot;
 
 pub use address::{AddressError, NodeAddress};
 pub use batch::Batch;
@@ -65,6 +66,7 @@ pub use profile::{PROFILE_ENV, Profile, ProfileError};
 pub use record::Record;
 pub use scan::{Page, Scan};
 pub use session::Session;
+pub use snapshot::SnapshotStream;
 
 pub use polyarch_crdt::{Dot, Hlc, Origin, SealedContext, TokenError};
 pub use polyarch_protocol::catalog::{KeyspaceKind, MemberChange, MemberStatus};
@@ -72,5 +74,5 @@ pub use polyarch_protocol::client::{
     CountersView, EventView, FeedView, KeyspaceView, PeerView, Refusal, SiblingView, StatusView, Supersede, Written,
 };
 pub use polyarch_protocol::condition::{ConditionView, ForkMember, ForkSide, PauseCause, PausedView, RegainedView};
-pub use polyarch_protocol::{Edge, KeyspaceId, ParseTopologyError, Topology};
+pub use polyarch_protocol::{Edge, KeysHeld, KeyspaceId, ParseTopologyError, Resume, SnapshotId, Topology};
 pub use polyarch_transport::{BindError, CredentialsError, Obstacle, TransportConfig};
