@@ -23,6 +23,7 @@ mod events;
 mod founding;
 mod links;
 mod node;
+mod restoring;
 mod service;
 mod snapshots;
 mod view;
@@ -34,6 +35,7 @@ pub use config::{
 };
 pub use founding::{Founded, NodeIdentity, init, join};
 pub use node::{Node, StartError};
+pub use restoring::{RestoreError, Restored, restore};
 
 /// Reads records on any thread.
 pub(crate) type Reader = polyarch_store::StateReader<polyarch_store::state::SledState>;
