@@ -8,16 +8,18 @@
 
 mod input;
 
+use std::path::Path;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use polyarch_client::{
     ConditionView, Dot, Edge, EventView, FeedView, ForkMember, ForkSide, KeyspaceView, MemberStatus, NodeAddress,
     Origin, PauseCause, PausedView, Record, RegainedView, SiblingView, StatusView, Written,
 };
-use polyarch_node::NodeIdentity;
+use polyarch_node::{NodeIdentity, Restored};
 use polyarch_protocol::catalog::SystemRecord;
-use polyarch_protocol::{Change, Dependencies, Effect, KeyspaceId, WriteSet};
-use polyarch_store::{LogEntry, VerifyReport};
+use polyarch_protocol::{ChainHead, ChainHeads, Change, Dependencies, Effect, KeyspaceId, WriteSet};
+use polyarch_store::{BackupManifest, BackupReport, LogEntry, Problem, VerifyReport};
 use serde::Serialize;
 
 pub(crate) use input::{BatchChange, ImportRecord, supersede};
@@ -437,20 +439,23 @@ struct ProblemObject {
     what: String,
 }
 
+impl From<&Problem> for ProblemObject {
+    fn from(problem: &Problem) -> Self {
+        Self { place: problem.place.clone(), what: problem.what.clone() }
+    }
+}
+
+fn chain_heads(heads: &ChainHeads) -> Vec<ChainHeadObject> {
+    let head = |(origin, head): (Origin, ChainHead)| ChainHeadObject {
+        gtid: Dot::new(origin, head.seq).to_string(),
+        hash: head.hash.to_string(),
+    };
+    heads.iter().map(head).collect()
+}
+
 impl From<&VerifyReport> for VerifyObject {
     fn from(report: &VerifyReport) -> Self {
         let frontier = report.frontier.as_ref();
-        let problem = |problem: &polyarch_store::Problem| ProblemObject {
-            place: problem.place.clone(),
-            what: problem.what.clone(),
-        };
-        let chain_heads = |frontier: &polyarch_protocol::Frontier| {
-            let head = |(origin, head): (_, polyarch_protocol::ChainHead)| ChainHeadObject {
-                gtid: Dot::new(origin, head.seq).to_string(),
-                hash: head.hash.to_string(),
-            };
-            frontier.heads.iter().map(head).collect()
-        };
         Self {
             clean: report.is_clean(),
             segments: report.segments,
@@ -462,9 +467,83 @@ impl From<&VerifyReport> for VerifyObject {
             state_records: report.state_records,
             applied: frontier.map(|frontier| gtids(&frontier.heads.applied().iter().collect::<Vec<_>>())),
             digest: frontier.map(|frontier| format!("{:032x}", frontier.digest.total())),
-            chain_heads: frontier.map(chain_heads),
-            problems: report.problems.iter().map(problem).collect(),
+            chain_heads: frontier.map(|frontier| chain_heads(&frontier.heads)),
+            problems: report.problems.iter().map(ProblemObject::from).collect(),
             problems_unlisted: report.problems_unlisted,
+        }
+    }
+}
+
+/// `backup`: what the manifest says, and where.
+#[derive(Debug, Serialize)]
+pub(crate) struct BackupObject<'a> {
+    directory: String,
+    cluster: &'a str,
+    cluster_id: &'a str,
+    donor: u32,
+    version: &'a str,
+    time: &'a str,
+    records: u64,
+    write_sets: u64,
+    bytes: u64,
+    blake3: &'a str,
+    began_with: &'a [String],
+    holds: &'a [String],
+}
+
+impl<'a> BackupObject<'a> {
+    pub(crate) fn of(directory: &Path, manifest: &'a BackupManifest) -> Self {
+        Self {
+            directory: directory.display().to_string(),
+            cluster: &manifest.cluster,
+            cluster_id: &manifest.cluster_id,
+            donor: manifest.donor,
+            version: &manifest.version,
+            time: &manifest.time,
+            records: manifest.records,
+            write_sets: manifest.write_sets,
+            bytes: manifest.bytes,
+            blake3: &manifest.blake3,
+            began_with: &manifest.began_with,
+            holds: &manifest.holds,
+        }
+    }
+}
+
+/// `verify` of a backup: `{"clean", "backup", "chain_heads", "problems"}`. What cannot be read is null.
+#[derive(Debug, Serialize)]
+pub(crate) struct BackupReportObject<'a> {
+    clean: bool,
+    backup: Option<BackupObject<'a>>,
+    /// The hash chain of each origin, up to what the backup holds.
+    chain_heads: Option<Vec<ChainHeadObject>>,
+    problems: Vec<ProblemObject>,
+}
+
+impl<'a> BackupReportObject<'a> {
+    pub(crate) fn of(directory: &Path, report: &'a BackupReport) -> Self {
+        Self {
+            clean: report.is_clean(),
+            backup: report.manifest.as_ref().map(|manifest| BackupObject::of(directory, manifest)),
+            chain_heads: report.survey.as_ref().map(|survey| chain_heads(&survey.end)),
+            problems: report.problems.iter().map(ProblemObject::from).collect(),
+        }
+    }
+}
+
+/// `restore`: `{"cluster", "cluster_id", "server_id", "backup"}`.
+#[derive(Debug, Serialize)]
+pub(crate) struct RestoredObject<'a> {
+    #[serde(flatten)]
+    identity: IdentityObject<'a>,
+    backup: BackupObject<'a>,
+}
+
+impl<'a> RestoredObject<'a> {
+    pub(crate) fn of(directory: &Path, restored: &'a Restored) -> Self {
+        Self {
+            identity: IdentityObject::from(&restored.identity),
+            backup: BackupObject::of(directory, &restored.manifest),
         }
     }
 }
