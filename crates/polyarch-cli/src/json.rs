@@ -22,7 +22,7 @@ use polyarch_protocol::{ChainHead, ChainHeads, Change, Dependencies, Effect, Key
 use polyarch_store::{BackupManifest, BackupReport, LogEntry, Problem, VerifyReport};
 use serde::Serialize;
 
-pub(crate) use input::{BatchChange, ImportRecord, supersede};
+pub(crate) use input::{BatchChange, ImportRecord, ImportValue, supersede};
 
 use crate::commands::quarantine::to_do;
 use crate::commands::topology::{Shape, ShapeMember};
@@ -63,21 +63,15 @@ impl Value {
     }
 }
 
-/// `get` and each line of `scan`: `{"key", "siblings": [..], "context", "token"}`. A line of `export` ends after the
-/// siblings.
+/// `get` and each line of `scan`: `{"key", "siblings": [..], "context", "token"}`. A line of `export` has no token.
 #[derive(Debug, Serialize)]
 pub(crate) struct RecordObject {
     #[serde(flatten)]
     key: Key,
     siblings: Vec<SiblingObject>,
-    #[serde(flatten)]
-    seen: Option<SeenObject>,
-}
-
-#[derive(Debug, Serialize)]
-struct SeenObject {
     context: Option<String>,
-    token: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
 }
 
 /// One live value: `{"value", "gtid", "hlc", "server_id"}`.
@@ -95,16 +89,18 @@ impl RecordObject {
     pub(crate) fn read(key: &[u8], record: Option<&Record>, token: &[u8]) -> Self {
         let context = record.and_then(Record::context).map(|context| BASE64.encode(context.as_bytes()));
         let siblings = record.map(Record::siblings).unwrap_or_default();
-        Self { seen: Some(SeenObject { context, token: BASE64.encode(token) }), ..Self::of(key, siblings) }
+        Self { context, token: Some(BASE64.encode(token)), ..Self::of(key, siblings) }
     }
 
     /// A record as it is kept outside of the cluster.
     pub(crate) fn exported(key: &[u8], record: &Record) -> Self {
-        Self::of(key, record.siblings())
+        let context = record.context().map(|context| BASE64.encode(context.as_bytes()));
+        Self { context, ..Self::of(key, record.siblings()) }
     }
 
     fn of(key: &[u8], siblings: &[SiblingView]) -> Self {
-        Self { key: Key::of(key), siblings: siblings.iter().map(SiblingObject::from).collect(), seen: None }
+        let siblings = siblings.iter().map(SiblingObject::from).collect();
+        Self { key: Key::of(key), siblings, context: None, token: None }
     }
 }
 
@@ -691,8 +687,8 @@ mod tests {
 
     #[test]
     fn a_record_has_its_documented_shape() {
-        let seen = SeenObject { context: Some("Y3R4".to_owned()), token: "dG9r".to_owned() };
-        let record = RecordObject { seen: Some(seen), ..RecordObject::of(b"k", &[sibling(b"v"), sibling(b"\xff")]) };
+        let (context, token) = (Some("Y3R4".to_owned()), Some("dG9r".to_owned()));
+        let record = RecordObject { context, token, ..RecordObject::of(b"k", &[sibling(b"v"), sibling(b"\xff")]) };
         assert_eq!(
             json(&record),
             r#"{"key":"k","siblings":[{"value":"v","gtid":"3-9f2c01ab:42","hlc":"1764950400000.3","server_id":3},"#
@@ -728,16 +724,22 @@ mod tests {
 
     #[test]
     fn what_export_writes_import_reads() {
-        let line = json(&RecordObject::of(b"\xfe", &[sibling(b"v"), sibling(b"\xff")]));
-        let record = ImportRecord::parse(line.as_bytes()).unwrap();
-        assert_eq!(record, ImportRecord { key: b"\xfe"[..].into(), values: vec![b"v"[..].into(), b"\xff"[..].into()] });
+        let context = Some(BASE64.encode([7; 32]));
+        let line = json(&RecordObject { context, ..RecordObject::of(b"\xfe", &[sibling(b"v"), sibling(b"\xff")]) });
+        let value = |value: &'static [u8]| {
+            let SiblingView { dot, hlc, .. } = sibling(value);
+            ImportValue { value: value.into(), gtid: Some(dot), hlc: Some(hlc) }
+        };
+        let context = Some(polyarch_client::SealedContext::from_bytes(vec![7; 32]));
+        let expected = ImportRecord { key: b"\xfe"[..].into(), values: vec![value(b"v"), value(b"\xff")], context };
+        assert_eq!(ImportRecord::parse(line.as_bytes()), Ok(expected));
     }
 
     #[test]
     fn what_get_prints_import_reads_too() {
-        let seen = SeenObject { context: None, token: String::new() };
-        let line = json(&RecordObject { seen: Some(seen), ..RecordObject::of(b"k", &[sibling(b"v")]) });
-        assert_eq!(ImportRecord::parse(line.as_bytes()).unwrap().values, [&b"v"[..]]);
+        let line = json(&RecordObject { token: Some(String::new()), ..RecordObject::of(b"k", &[sibling(b"v")]) });
+        let record = ImportRecord::parse(line.as_bytes()).unwrap();
+        assert_eq!((record.values[0].value.as_ref(), record.context), (&b"v"[..], None));
     }
 }
 
