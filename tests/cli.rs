@@ -153,15 +153,18 @@ fn an_export_can_be_imported(cluster: &Cluster) {
     let lines: String =
         (0..2_000).map(|n| format!("{}\n", json!({"key": format!("k{n:04}"), "value": n.to_string()}))).collect();
     cluster.polyarch(["keyspace", "create", "bulk", "--kind", "mv", "--node", &at_1]).ok();
-    cluster.polyarch_with_input(["import", "bulk", "-", "--node", &at_1], lines.as_bytes()).ok().says("2000 records");
+    let plain = |keyspace| ["import", keyspace, "-", "--replace", "--node", &at_1];
+    cluster.polyarch_with_input(plain("bulk"), lines.as_bytes()).ok().says("2000 records");
     cluster.polyarch(["put", "bulk", "k0007", "another", "--nothing-seen", "--node", &at_1]).ok();
     let file = file.to_str().unwrap();
     cluster.polyarch(["export", "bulk", file, "--node", &at_1]).ok().says("2000 records");
 
     cluster.polyarch(["keyspace", "create", "copy", "--kind", "mv", "--node", &at_1]).ok();
+    // A context is of one keyspace.
+    cluster.polyarch(["import", "copy", file, "--node", &at_1]).exits(3).says("is of another; with --replace");
     // Twice: to repeat an import does no harm.
-    cluster.polyarch(["import", "copy", file, "--node", &at_1]).ok();
-    cluster.polyarch(["import", "copy", file, "--node", &at_1]).ok();
+    cluster.polyarch(["import", "copy", file, "--replace", "--node", &at_1]).ok();
+    cluster.polyarch(["import", "copy", file, "--replace", "--node", &at_1]).ok();
     let values = |keyspace: &str| -> Vec<(Value, Vec<Value>)> {
         let exported = cluster.polyarch(["export", keyspace, "--node", &at_1]).ok().json_lines();
         let values = |siblings: &Value| siblings.as_array().unwrap().iter().map(|s| s["value"].clone()).collect();
@@ -172,7 +175,7 @@ fn an_export_can_be_imported(cluster: &Cluster) {
 
     let broken = "{\"key\":\"a\",\"value\":\"1\"}\n{\"key\":\"b\",\"value\":\"2\"}\n\nnonsense\n";
     cluster
-        .polyarch_with_input(["import", "copy", "-", "--node", &at_1], broken.as_bytes())
+        .polyarch_with_input(plain("copy"), broken.as_bytes())
         .exits(2)
         .says("stopped after 2 records were put: standard input, line 4")
         .says("hint: it can be repeated");
@@ -238,7 +241,8 @@ fn what_cannot_be_printed_is_an_error_and_a_closed_pipe_is_none(cluster: &Cluste
 fn an_import_that_is_interrupted_says_how_far_it_came(cluster: &Cluster) {
     for (signal, status) in [("INT", 130), ("TERM", 143)] {
         let mut import = command();
-        import.env("POLYARCH_PROFILE", cluster.profile()).args(["import", "notes", "-", "--node", &cluster.address(1)]);
+        import.env("POLYARCH_PROFILE", cluster.profile());
+        import.args(["import", "notes", "-", "--replace", "--node", &cluster.address(1)]);
         let import = import.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
         let mut import = import.expect("the binary can be started");
         let mut input = import.stdin.take().expect("stdin is piped");

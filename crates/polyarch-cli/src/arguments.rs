@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::bench::Bench;
+use crate::commands::backup::Backup;
 use crate::commands::batch::BatchCommand;
 use crate::commands::certs::Certs;
 use crate::commands::diff::Diff;
@@ -14,6 +15,7 @@ use crate::commands::members::NodeCommand;
 use crate::commands::node::{Found, Serve};
 use crate::commands::quarantine::Quarantine;
 use crate::commands::record::{Delete, Get, Put, ScanCommand};
+use crate::commands::restore::Restore;
 use crate::commands::status::Status;
 use crate::commands::topology::TopologyCommand;
 use crate::commands::transfer::{Export, Import};
@@ -85,6 +87,8 @@ enum Command {
     #[command(subcommand)]
     Link(Link),
     Bench(Box<Bench>),
+    Backup(Backup),
+    Restore(Restore),
     Verify(Verify),
     /// Look into the log of a node that is not running
     #[command(subcommand)]
@@ -119,6 +123,8 @@ impl Arguments {
             Command::Events(events) => events.run(connection),
             Command::Quarantine(quarantine) => quarantine.run(connection),
             Command::Link(link) => link.run(connection),
+            Command::Backup(backup) => backup.run(connection),
+            Command::Restore(restore) => restore.run(),
             Command::Verify(verify) => verify.run(),
             Command::Log(log) => log.run(),
         }
@@ -163,6 +169,7 @@ mod tests {
             "polyarch scan k --prefix p --limit 3 --json",
             "polyarch batch -",
             "polyarch import k -",
+            "polyarch import k f --replace",
             "polyarch export k",
             "polyarch export k f",
             "polyarch status --all --json",
@@ -185,6 +192,8 @@ mod tests {
             "polyarch link cut 2 --node 127.0.0.1:7401",
             "polyarch link heal 2 --node 127.0.0.1:7401",
             "polyarch link heal 2 --no-wait --node 127.0.0.1:7401",
+            "polyarch backup d --json --node 127.0.0.1:7401",
+            "polyarch restore d --config f --json",
             "polyarch verify d --json",
             "polyarch log dump d --json --from 1:48 --limit 2",
         ] {

@@ -5,9 +5,9 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
-use polyarch_node::{ConfigError, StartError};
+use polyarch_node::{ConfigError, RestoreError, StartError};
 use polyarch_store::log::LogError;
-use polyarch_store::{DumpError, LockError, OpenError, VerifyError};
+use polyarch_store::{BackupDirectoryError, DumpError, LockError, OpenError, SnapshotError, SurveyError, VerifyError};
 use polyarch_transport::CredentialsError;
 use polyarch_transport::certs::IssueError;
 
@@ -93,6 +93,14 @@ impl Failure {
         }
     }
 
+    /// The same, unless it says already what to do.
+    pub(crate) fn or_hint(self, hint: impl Display) -> Self {
+        match self {
+            Self::Said { hint: Some(_), .. } => self,
+            other => other.hint(hint),
+        }
+    }
+
     /// Says before the message how far things got.
     pub(crate) fn after(self, progress: impl Display) -> Self {
         match self {
@@ -132,7 +140,7 @@ impl From<polyarch_client::Error> for Failure {
             Error::Refused(Refusal::NotJoined) => {
                 Self::refused(&error).hint("`polyarch status` shows the node's links to other members")
             }
-            Error::Refused(_) => Self::refused(&error),
+            Error::Refused(_) | Error::SnapshotGivenUp { .. } => Self::refused(&error),
             Error::Unreachable { .. } => match error.obstacle() {
                 Some(Obstacle::NotTrusted) => Self::usage(&error).hint(
                     "`ca` of the profile must be the authority of these nodes; `polyarch certs show FILE` says whose a certificate is",
@@ -171,6 +179,7 @@ impl From<StartError> for Failure {
             StartError::Credentials(_)
             | StartError::NotANode { .. }
             | StartError::NotFounded { .. }
+            | StartError::RestoreUnfinished { .. }
             | StartError::IdentityMissing { .. }
             | StartError::WrongIdentity { .. }
             | StartError::NotVacant { .. }
@@ -214,6 +223,51 @@ impl From<VerifyError> for Failure {
             VerifyError::Directory { .. } => Self::usage(&error).hint("give the `data_dir` of a node's configuration"),
             VerifyError::Locked(LockError::InUse(_)) => Self::refused(&error),
             _ => Self::usage(&error),
+        }
+    }
+}
+
+impl From<BackupDirectoryError> for Failure {
+    fn from(error: BackupDirectoryError) -> Self {
+        match &error {
+            BackupDirectoryError::Locked(LockError::InUse(_)) => Self::refused(&error),
+            _ => Self::usage(&error),
+        }
+    }
+}
+
+impl From<SnapshotError> for Failure {
+    fn from(error: SnapshotError) -> Self {
+        match &error {
+            SnapshotError::Io { .. } | SnapshotError::Version(_) => Self::usage(&error),
+            _ => Self::refused(&error),
+        }
+    }
+}
+
+impl From<SurveyError> for Failure {
+    fn from(error: SurveyError) -> Self {
+        match error {
+            SurveyError::Snapshot(error) => error.into(),
+            error => Self::refused(error).hint("remove the directory and make the backup again"),
+        }
+    }
+}
+
+impl From<RestoreError> for Failure {
+    fn from(error: RestoreError) -> Self {
+        match error {
+            RestoreError::Start(error) => error.into(),
+            RestoreError::Verify(error) => error.into(),
+            RestoreError::Snapshot(error) => error.into(),
+            RestoreError::Open(error) => StartError::Open(error).into(),
+            RestoreError::OtherCluster { .. } | RestoreError::Io { .. } => Self::usage(error),
+            RestoreError::Backup { .. } => {
+                Self::refused(error).hint("`polyarch verify` of the backup says more; use another one")
+            }
+            error => {
+                Self::refused(error).hint("the same command does it anew; until then the data directory is refused")
+            }
         }
     }
 }

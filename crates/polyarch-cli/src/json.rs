@@ -8,19 +8,21 @@
 
 mod input;
 
+use std::path::Path;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use polyarch_client::{
     ConditionView, Dot, Edge, EventView, FeedView, ForkMember, ForkSide, KeyspaceView, MemberStatus, NodeAddress,
     Origin, PauseCause, PausedView, Record, RecordKey, RegainedView, SiblingOutline, SiblingView, StatusView, Written,
 };
-use polyarch_node::NodeIdentity;
+use polyarch_node::{NodeIdentity, Restored};
 use polyarch_protocol::catalog::SystemRecord;
-use polyarch_protocol::{Change, Dependencies, Effect, KeyspaceId, WriteSet};
-use polyarch_store::{LogEntry, VerifyReport};
+use polyarch_protocol::{ChainHead, ChainHeads, Change, Dependencies, Effect, KeyspaceId, WriteSet};
+use polyarch_store::{BackupManifest, BackupReport, LogEntry, Problem, VerifyReport};
 use serde::Serialize;
 
-pub(crate) use input::{BatchChange, ImportRecord, supersede};
+pub(crate) use input::{BatchChange, ImportRecord, ImportValue, supersede};
 
 use crate::commands::quarantine::to_do;
 use crate::commands::topology::{Shape, ShapeMember};
@@ -61,21 +63,15 @@ impl Value {
     }
 }
 
-/// `get` and each line of `scan`: `{"key", "siblings": [..], "context", "token"}`. A line of `export` ends after the
-/// siblings.
+/// `get` and each line of `scan`: `{"key", "siblings": [..], "context", "token"}`. A line of `export` has no token.
 #[derive(Debug, Serialize)]
 pub(crate) struct RecordObject {
     #[serde(flatten)]
     key: Key,
     siblings: Vec<SiblingObject>,
-    #[serde(flatten)]
-    seen: Option<SeenObject>,
-}
-
-#[derive(Debug, Serialize)]
-struct SeenObject {
     context: Option<String>,
-    token: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
 }
 
 /// One live value: `{"value", "gtid", "hlc", "server_id"}`.
@@ -93,16 +89,18 @@ impl RecordObject {
     pub(crate) fn read(key: &[u8], record: Option<&Record>, token: &[u8]) -> Self {
         let context = record.and_then(Record::context).map(|context| BASE64.encode(context.as_bytes()));
         let siblings = record.map(Record::siblings).unwrap_or_default();
-        Self { seen: Some(SeenObject { context, token: BASE64.encode(token) }), ..Self::of(key, siblings) }
+        Self { context, token: Some(BASE64.encode(token)), ..Self::of(key, siblings) }
     }
 
     /// A record as it is kept outside of the cluster.
     pub(crate) fn exported(key: &[u8], record: &Record) -> Self {
-        Self::of(key, record.siblings())
+        let context = record.context().map(|context| BASE64.encode(context.as_bytes()));
+        Self { context, ..Self::of(key, record.siblings()) }
     }
 
     fn of(key: &[u8], siblings: &[SiblingView]) -> Self {
-        Self { key: Key::of(key), siblings: siblings.iter().map(SiblingObject::from).collect(), seen: None }
+        let siblings = siblings.iter().map(SiblingObject::from).collect();
+        Self { key: Key::of(key), siblings, context: None, token: None }
     }
 }
 
@@ -500,20 +498,23 @@ struct ProblemObject {
     what: String,
 }
 
+impl From<&Problem> for ProblemObject {
+    fn from(problem: &Problem) -> Self {
+        Self { place: problem.place.clone(), what: problem.what.clone() }
+    }
+}
+
+fn chain_heads(heads: &ChainHeads) -> Vec<ChainHeadObject> {
+    let head = |(origin, head): (Origin, ChainHead)| ChainHeadObject {
+        gtid: Dot::new(origin, head.seq).to_string(),
+        hash: head.hash.to_string(),
+    };
+    heads.iter().map(head).collect()
+}
+
 impl From<&VerifyReport> for VerifyObject {
     fn from(report: &VerifyReport) -> Self {
         let frontier = report.frontier.as_ref();
-        let problem = |problem: &polyarch_store::Problem| ProblemObject {
-            place: problem.place.clone(),
-            what: problem.what.clone(),
-        };
-        let chain_heads = |frontier: &polyarch_protocol::Frontier| {
-            let head = |(origin, head): (_, polyarch_protocol::ChainHead)| ChainHeadObject {
-                gtid: Dot::new(origin, head.seq).to_string(),
-                hash: head.hash.to_string(),
-            };
-            frontier.heads.iter().map(head).collect()
-        };
         Self {
             clean: report.is_clean(),
             segments: report.segments,
@@ -525,9 +526,83 @@ impl From<&VerifyReport> for VerifyObject {
             state_records: report.state_records,
             applied: frontier.map(|frontier| gtids(&frontier.heads.applied().iter().collect::<Vec<_>>())),
             digest: frontier.map(|frontier| format!("{:032x}", frontier.digest.total())),
-            chain_heads: frontier.map(chain_heads),
-            problems: report.problems.iter().map(problem).collect(),
+            chain_heads: frontier.map(|frontier| chain_heads(&frontier.heads)),
+            problems: report.problems.iter().map(ProblemObject::from).collect(),
             problems_unlisted: report.problems_unlisted,
+        }
+    }
+}
+
+/// `backup`: what the manifest says, and where.
+#[derive(Debug, Serialize)]
+pub(crate) struct BackupObject<'a> {
+    directory: String,
+    cluster: &'a str,
+    cluster_id: &'a str,
+    donor: u32,
+    version: &'a str,
+    time: &'a str,
+    records: u64,
+    write_sets: u64,
+    bytes: u64,
+    blake3: &'a str,
+    began_with: &'a [String],
+    holds: &'a [String],
+}
+
+impl<'a> BackupObject<'a> {
+    pub(crate) fn of(directory: &Path, manifest: &'a BackupManifest) -> Self {
+        Self {
+            directory: directory.display().to_string(),
+            cluster: &manifest.cluster,
+            cluster_id: &manifest.cluster_id,
+            donor: manifest.donor,
+            version: &manifest.version,
+            time: &manifest.time,
+            records: manifest.records,
+            write_sets: manifest.write_sets,
+            bytes: manifest.bytes,
+            blake3: &manifest.blake3,
+            began_with: &manifest.began_with,
+            holds: &manifest.holds,
+        }
+    }
+}
+
+/// `verify` of a backup: `{"clean", "backup", "chain_heads", "problems"}`. What cannot be read is null.
+#[derive(Debug, Serialize)]
+pub(crate) struct BackupReportObject<'a> {
+    clean: bool,
+    backup: Option<BackupObject<'a>>,
+    /// The hash chain of each origin, up to what the backup holds.
+    chain_heads: Option<Vec<ChainHeadObject>>,
+    problems: Vec<ProblemObject>,
+}
+
+impl<'a> BackupReportObject<'a> {
+    pub(crate) fn of(directory: &Path, report: &'a BackupReport) -> Self {
+        Self {
+            clean: report.is_clean(),
+            backup: report.manifest.as_ref().map(|manifest| BackupObject::of(directory, manifest)),
+            chain_heads: report.survey.as_ref().map(|survey| chain_heads(&survey.end)),
+            problems: report.problems.iter().map(ProblemObject::from).collect(),
+        }
+    }
+}
+
+/// `restore`: `{"cluster", "cluster_id", "server_id", "backup"}`.
+#[derive(Debug, Serialize)]
+pub(crate) struct RestoredObject<'a> {
+    #[serde(flatten)]
+    identity: IdentityObject<'a>,
+    backup: BackupObject<'a>,
+}
+
+impl<'a> RestoredObject<'a> {
+    pub(crate) fn of(directory: &Path, restored: &'a Restored) -> Self {
+        Self {
+            identity: IdentityObject::from(&restored.identity),
+            backup: BackupObject::of(directory, &restored.manifest),
         }
     }
 }
@@ -675,8 +750,8 @@ mod tests {
 
     #[test]
     fn a_record_has_its_documented_shape() {
-        let seen = SeenObject { context: Some("Y3R4".to_owned()), token: "dG9r".to_owned() };
-        let record = RecordObject { seen: Some(seen), ..RecordObject::of(b"k", &[sibling(b"v"), sibling(b"\xff")]) };
+        let (context, token) = (Some("Y3R4".to_owned()), Some("dG9r".to_owned()));
+        let record = RecordObject { context, token, ..RecordObject::of(b"k", &[sibling(b"v"), sibling(b"\xff")]) };
         assert_eq!(
             json(&record),
             r#"{"key":"k","siblings":[{"value":"v","gtid":"3-9f2c01ab:42","hlc":"1764950400000.3","server_id":3},"#
@@ -712,16 +787,22 @@ mod tests {
 
     #[test]
     fn what_export_writes_import_reads() {
-        let line = json(&RecordObject::of(b"\xfe", &[sibling(b"v"), sibling(b"\xff")]));
-        let record = ImportRecord::parse(line.as_bytes()).unwrap();
-        assert_eq!(record, ImportRecord { key: b"\xfe"[..].into(), values: vec![b"v"[..].into(), b"\xff"[..].into()] });
+        let context = Some(BASE64.encode([7; 32]));
+        let line = json(&RecordObject { context, ..RecordObject::of(b"\xfe", &[sibling(b"v"), sibling(b"\xff")]) });
+        let value = |value: &'static [u8]| {
+            let SiblingView { dot, hlc, .. } = sibling(value);
+            ImportValue { value: value.into(), gtid: Some(dot), hlc: Some(hlc) }
+        };
+        let context = Some(polyarch_client::SealedContext::from_bytes(vec![7; 32]));
+        let expected = ImportRecord { key: b"\xfe"[..].into(), values: vec![value(b"v"), value(b"\xff")], context };
+        assert_eq!(ImportRecord::parse(line.as_bytes()), Ok(expected));
     }
 
     #[test]
     fn what_get_prints_import_reads_too() {
-        let seen = SeenObject { context: None, token: String::new() };
-        let line = json(&RecordObject { seen: Some(seen), ..RecordObject::of(b"k", &[sibling(b"v")]) });
-        assert_eq!(ImportRecord::parse(line.as_bytes()).unwrap().values, [&b"v"[..]]);
+        let line = json(&RecordObject { token: Some(String::new()), ..RecordObject::of(b"k", &[sibling(b"v")]) });
+        let record = ImportRecord::parse(line.as_bytes()).unwrap();
+        assert_eq!((record.values[0].value.as_ref(), record.context), (&b"v"[..], None));
     }
 }
 

@@ -11,7 +11,7 @@ use polyarch_protocol::client::{
     Written,
 };
 use polyarch_protocol::condition::ConditionView;
-use polyarch_protocol::{PeerDigest, Topology};
+use polyarch_protocol::{PeerDigest, Resume, Topology};
 use polyarch_transport::{CloseCode, Endpoint, TransportConfig};
 
 use crate::address::NodeAddress;
@@ -22,6 +22,7 @@ use crate::profile::Profile;
 use crate::record::Record;
 use crate::scan::Scan;
 use crate::session::{Seen, Session};
+use crate::snapshot::SnapshotStream;
 
 /// Longest time a call may take; a greater timeout is taken as this.
 const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -295,6 +296,25 @@ impl Client {
             _ => None,
         };
         self.call(Request::ScanBuckets(scan), page).await
+    }
+
+    /// All that a node has, while it goes on serving: its records, and the write sets that come meanwhile. For a backup;
+    /// with `resume` it goes on with an earlier one, if the node still holds what that needs, and else begins anew. Needs
+    /// the role `admin`.
+    ///
+    /// The frames are of the format that nodes send each other (`SnapshotPart` of polyarch-protocol); the first says
+    /// whether it goes on.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::TimedOut`]; [`Error::SnapshotGivenUp`] when the node refuses, and
+    /// [`Error::Protocol`] when it is older than snapshots.
+    pub async fn snapshot_of(&self, node: &NodeAddress, resume: Option<Resume>) -> Result<SnapshotStream, Error> {
+        SnapshotStream::open(&self.only(node), resume).await
+    }
+
+    /// The name of the cluster that this client's certificate is for.
+    pub fn cluster(&self) -> &str {
+        self.nodes.dialler().endpoint().identity().cluster().as_str()
     }
 
     /// Ends all connections, of clones and sessions too, and lets the nodes know. Without it they find out when the last

@@ -51,6 +51,23 @@ pub enum Error {
         /// What it did.
         cause: String,
     },
+    /// A node does not send a snapshot, or not to its end, for the reason that it says. What came of it stands: ask again,
+    /// with what is there.
+    #[error("{node} sends no snapshot: {reason}")]
+    SnapshotGivenUp {
+        /// The node.
+        node: NodeAddress,
+        /// What it said.
+        reason: String,
+    },
+    /// A snapshot broke off. What came of it stands: ask again, with what is there.
+    #[error("the snapshot of {node} broke off: {cause}")]
+    SnapshotBrokeOff {
+        /// The node.
+        node: NodeAddress,
+        /// What happened.
+        cause: String,
+    },
     /// The client's settings cannot be used.
     #[error(transparent)]
     Profile(#[from] ProfileError),

@@ -56,6 +56,7 @@ mod profile;
 mod record;
 mod scan;
 mod session;
+mod snapshot;
 
 pub use address::{AddressError, NodeAddress};
 pub use batch::Batch;
@@ -65,6 +66,7 @@ pub use profile::{PROFILE_ENV, Profile, ProfileError};
 pub use record::Record;
 pub use scan::{Page, Scan};
 pub use session::Session;
+pub use snapshot::SnapshotStream;
 
 pub use polyarch_crdt::{Dot, Hlc, Origin, SealedContext, TokenError};
 pub use polyarch_protocol::catalog::{KeyspaceKind, MemberChange, MemberStatus};
@@ -74,6 +76,7 @@ pub use polyarch_protocol::client::{
 };
 pub use polyarch_protocol::condition::{ConditionView, ForkMember, ForkSide, PauseCause, PausedView, RegainedView};
 pub use polyarch_protocol::{
-    DIGEST_BUCKETS, Digest, Edge, KeyspaceId, ParseTopologyError, PeerDigest, RecordKey, Topology, of_all_buckets,
+    DIGEST_BUCKETS, Digest, Edge, KeysHeld, KeyspaceId, ParseTopologyError, PeerDigest, RecordKey, Resume, SnapshotId,
+    Topology, of_all_buckets,
 };
 pub use polyarch_transport::{BindError, CredentialsError, Obstacle, TransportConfig};

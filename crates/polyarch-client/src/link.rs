@@ -112,6 +112,11 @@ impl Link {
         }
     }
 
+    /// Opens a stream of its own on the connection, beside the one of the requests.
+    pub(crate) async fn open_stream(&self) -> Result<(FrameWriter, FrameReader), CloseReason> {
+        self.connection.open_bi().await
+    }
+
     /// Ends the link because of an answer that is no answer to its request.
     pub(crate) fn end_garbled(&self, cause: &str) {
         self.requests.end(&End::Garbled(cause.into()));

@@ -18,12 +18,12 @@ use crate::config::NodeConfig;
 use crate::node::{StartError, now, replica_config, store_config};
 use crate::{random_u64, random_u128};
 
-const IDENTITY_FILE: &str = "identity.toml";
+pub(crate) const IDENTITY_FILE: &str = "identity.toml";
 const IDENTITY_FORMAT: u32 = 1;
 /// How long one address may take to answer who it is.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
-/// `identity.toml`: whose data a directory holds. Written once, by `init` or `join`.
+/// `identity.toml`: whose data a directory holds. Written once, by `init`, `join` or `restore`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodeIdentity {
@@ -68,11 +68,15 @@ impl NodeIdentity {
     }
 
     fn write(&self, directory: &Path) -> Result<(), StartError> {
-        let problem = |problem: String| StartError::Identity { path: directory.join(IDENTITY_FILE), problem };
+        self.write_as(IDENTITY_FILE, directory)
+    }
+
+    pub(crate) fn write_as(&self, file: &str, directory: &Path) -> Result<(), StartError> {
+        let problem = |problem: String| StartError::Identity { path: directory.join(file), problem };
         let text = toml::to_string(self).map_err(|error| problem(error.to_string()))?;
         let text = format!("# Whose data this directory holds. Do not change or copy it.\n{text}");
         let files = Directory::open(directory).map_err(|error| problem(error.to_string()))?;
-        files.write_atomically(IDENTITY_FILE, text.as_bytes()).map_err(|error| problem(error.to_string()))
+        files.write_atomically(file, text.as_bytes()).map_err(|error| problem(error.to_string()))
     }
 }
 
@@ -156,14 +160,17 @@ pub(crate) fn credentials(config: &NodeConfig) -> Result<(Credentials, String, u
     Ok((credentials, cluster, server_id))
 }
 
-fn identity(cluster: String, cluster_id: ClusterId, server_id: u32) -> NodeIdentity {
+pub(crate) fn identity(cluster: String, cluster_id: ClusterId, server_id: u32) -> NodeIdentity {
     NodeIdentity { format: IDENTITY_FORMAT, cluster, cluster_id: cluster_id.to_string(), server_id }
 }
 
-fn check_vacant(directory: &Path) -> Result<(), StartError> {
+pub(crate) fn check_vacant(directory: &Path) -> Result<(), StartError> {
     if let Some(identity) = NodeIdentity::read(directory)? {
         let owner = format!("server {} of cluster {}", identity.server_id, identity.cluster);
         return Err(StartError::NotVacant { directory: directory.to_owned(), holds: owner });
+    }
+    if crate::restoring::is_begun(directory)? {
+        return Err(StartError::RestoreUnfinished { directory: directory.to_owned() });
     }
     let is_empty = std::fs::read_dir(directory).map_or(true, |mut entries| entries.next().is_none());
     match is_empty {
@@ -172,7 +179,7 @@ fn check_vacant(directory: &Path) -> Result<(), StartError> {
     }
 }
 
-fn create_directory(directory: &Path) -> Result<(), StartError> {
+pub(crate) fn create_directory(directory: &Path) -> Result<(), StartError> {
     let failed = |path: PathBuf| move |error: std::io::Error| StartError::Identity { path, problem: error.to_string() };
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true);

@@ -24,6 +24,7 @@ mod events;
 mod founding;
 mod links;
 mod node;
+mod restoring;
 mod retention;
 mod service;
 mod snapshots;
@@ -36,6 +37,7 @@ pub use config::{
 };
 pub use founding::{Founded, NodeIdentity, init, join};
 pub use node::{Node, StartError};
+pub use restoring::{RestoreError, Restored, restore};
 
 /// Reads records on any thread.
 pub(crate) type Reader = polyarch_store::StateReader<polyarch_store::state::SledState>;

@@ -21,6 +21,7 @@ use crate::driver::{Driver, DriverConfig, Snapshots, ToDriver, ToDriverSender};
 use crate::events::EventLedger;
 use crate::founding::{NodeIdentity, credentials};
 use crate::links::{DialConfig, Links, Targets};
+use crate::restoring::is_begun;
 use crate::service::Service;
 use crate::snapshots::{Donor, SnapshotProgress};
 use crate::view::{Published, View};
@@ -45,6 +46,14 @@ pub enum StartError {
     /// The data directory was neither founded nor joined.
     #[error("{directory} belongs to no cluster yet; run `polyarch init` to found one or `polyarch join` to join one")]
     NotFounded {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// A restore into the data directory did not end.
+    #[error(
+        "{directory} holds a restore that did not end; run `polyarch restore` again, which does it anew, or remove the directory"
+    )]
+    RestoreUnfinished {
         /// The directory.
         directory: PathBuf,
     },
@@ -158,6 +167,7 @@ impl Node {
         let Some(identity) = NodeIdentity::read(&config.data_dir)? else {
             let directory = config.data_dir.clone();
             return Err(match directory.join("log").exists() {
+                _ if is_begun(&directory)? => StartError::RestoreUnfinished { directory },
                 true => StartError::IdentityMissing { directory },
                 false => StartError::NotFounded { directory },
             });

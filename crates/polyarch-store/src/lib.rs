@@ -4,13 +4,15 @@
 //! [state] is what they add up to, written by checkpoints in the background, and between
 //! the two lies the [memtable]. [`Store`] puts them together for the replica, and [`verify()`] checks
 //! them against each other. What a peer's log no longer has comes as a snapshot
-//! ([`SnapshotReceiver`]), and is joined beside the running store ([`Store::begin_join`]).
+//! ([`SnapshotReceiver`]), and is joined beside the running store ([`Store::begin_join`]). One that is
+//! kept is a backup ([`BackupDirectory`], [`verify_backup`]).
 
 pub mod files;
 pub mod log;
 pub mod memtable;
 pub mod state;
 
+mod backup;
 mod checkpointer;
 mod join;
 mod lock;
@@ -24,6 +26,10 @@ mod snapshot;
 mod store;
 mod verify;
 
+pub use backup::{
+    BackupDirectory, BackupDirectoryError, BackupManifest, BackupOrigin, BackupReport, BackupSurvey, SurveyError,
+    verify_backup,
+};
 pub use checkpointer::{CheckpointConfig, CheckpointDone, CheckpointError, CheckpointJob, CheckpointSummary};
 pub use join::{JoinConfig, JoinError, JoinJob, JoinPhase, JoinProgress, Joined, RetiredState};
 pub use lock::{DirectoryLock, LockError};

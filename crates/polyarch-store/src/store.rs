@@ -476,7 +476,7 @@ impl<F: Files, S: StateStore> Store<F, S> {
         let published = Arc::clone(self.overlay.published());
         self.checkpointer = Checkpointer::new(self.checkpointer.config().clone(), published, held);
         self.overlay.adopt(state);
-        if let Err(error) = snapshot.remove() {
+        if let Err(error) = snapshot.joined() {
             tracing::warn!(%error, "a snapshot that was joined cannot be removed; the next start does");
         }
         Ok(joined)

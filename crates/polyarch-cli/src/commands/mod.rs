@@ -1,5 +1,6 @@
 //! One file for each family of commands.
 
+pub(crate) mod backup;
 pub(crate) mod batch;
 pub(crate) mod certs;
 pub(crate) mod diff;
@@ -11,6 +12,7 @@ pub(crate) mod members;
 pub(crate) mod node;
 pub(crate) mod quarantine;
 pub(crate) mod record;
+pub(crate) mod restore;
 pub(crate) mod status;
 pub(crate) mod topology;
 pub(crate) mod transfer;

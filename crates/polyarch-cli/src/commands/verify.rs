@@ -1,4 +1,4 @@
-//! `polyarch verify`: check a data directory that no node has open.
+//! `polyarch verify`: check a data directory that no node has open, or a backup.
 
 use std::fs;
 use std::io;
@@ -6,29 +6,39 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use polyarch_node::{NodeIdentity, StartError};
-use polyarch_store::{Problem, VerifyConfig, VerifyReport, verify};
+use polyarch_protocol::ChainHeads;
+use polyarch_store::{
+    BackupManifest, BackupReport, BackupSurvey, Problem, VerifyConfig, VerifyReport, verify, verify_backup,
+};
 
 use crate::failure::Failure;
-use crate::json::VerifyObject;
+use crate::json::{BackupReportObject, VerifyObject};
 use crate::terminal::Output;
 
 const IDENTITY: &str = "identity.toml";
 
-/// Check the data directory of a node that is not running, and change nothing
+/// Check the data directory of a node that is not running, or a backup, and change nothing
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Reads the log with its checksums, chains and positions, a copy of the state, and compares them. The directory need
 not be writable. Exit status 0 when all is well, 3 when something is wrong or a node has the directory, 2 when it is
-no data directory or cannot be read. With --json:
+no data directory or cannot be read.
+
+A backup is known by its manifest.toml: its checksum, all records and write sets that it holds, and that
+the manifest says the same. With --json it is
+  {\"clean\", \"backup\": {as `polyarch backup --json`}, \"chain_heads\": [{\"gtid\", \"hash\"}],
+   \"problems\": [{\"place\", \"what\"}]}
+and a data directory
   {\"clean\", \"segments\", \"write_sets\", \"log_end\", \"unsynced_bytes\", \"from_the_beginning\",
    \"state_position\", \"state_records\", \"applied\": [GTID..], \"digest\",
    \"chain_heads\": [{\"gtid\", \"hash\"}], \"problems\": [{\"place\", \"what\"}],
    \"problems_unlisted\"}
 
-Example:
-  polyarch verify certs/data/node-1")]
+Examples:
+  polyarch verify certs/data/node-1
+  polyarch verify monday")]
 pub(crate) struct Verify {
-    /// The node's data directory
+    /// The node's data directory, or the directory of a backup
     dir: PathBuf,
     /// Print one JSON object
     #[arg(long)]
@@ -37,6 +47,24 @@ pub(crate) struct Verify {
 
 impl Verify {
     pub(crate) fn run(&self) -> Result<(), Failure> {
+        match BackupManifest::is_in(&self.dir) {
+            true => self.verify_backup(),
+            false => self.verify_data(),
+        }
+    }
+
+    fn verify_backup(&self) -> Result<(), Failure> {
+        let report = verify_backup(&self.dir)?;
+        let mut output = Output::stdout();
+        match self.json {
+            true => output.json(&BackupReportObject::of(&self.dir, &report))?,
+            false => print_backup(&report, &mut output)?,
+        }
+        output.flush()?;
+        self.ended(report.problems.len() as u64)
+    }
+
+    fn verify_data(&self) -> Result<(), Failure> {
         let mut report = verify(&self.dir, &VerifyConfig::default())?;
         check_identity(&self.dir, &mut report)?;
         let mut output = Output::stdout();
@@ -45,12 +73,13 @@ impl Verify {
             false => print(&report, &mut output)?,
         }
         output.flush()?;
-        match report.is_clean() {
-            true => Ok(()),
-            false => {
-                let problems = report.problems.len() as u64 + report.problems_unlisted;
-                Err(Failure::refused(format_args!("{} is not well; problems found: {problems}", self.dir.display())))
-            }
+        self.ended(report.problems.len() as u64 + report.problems_unlisted)
+    }
+
+    fn ended(&self, problems: u64) -> Result<(), Failure> {
+        match problems {
+            0 => Ok(()),
+            _ => Err(Failure::refused(format_args!("{} is not well; problems found: {problems}", self.dir.display()))),
         }
     }
 }
@@ -72,6 +101,26 @@ fn check_identity(directory: &Path, report: &mut VerifyReport) -> Result<(), Fai
         },
     };
     report.problems.insert(0, Problem { place: IDENTITY.to_owned(), what: problem });
+    Ok(())
+}
+
+fn print_backup(report: &BackupReport, output: &mut Output) -> Result<(), Failure> {
+    if let Some(manifest) = &report.manifest {
+        let BackupManifest { cluster, cluster_id, donor, version, time, .. } = manifest;
+        output.line(format_args!("backup  of server {donor} of cluster {cluster} ({cluster_id})"))?;
+        output.line(format_args!("        complete at {time}; the server ran polyarch {version}"))?;
+    }
+    if let Some(BackupSurvey { begin, end, records, write_sets, bytes, .. }) = &report.survey {
+        let gtids =
+            |heads: &ChainHeads| heads.applied().iter().map(|dot| dot.to_string()).collect::<Vec<_>>().join(", ");
+        output.line(format_args!("holds   {records} records, {write_sets} write sets, {bytes} bytes"))?;
+        output.line(format_args!("began   with {}", gtids(&begin.start.heads)))?;
+        output.line(format_args!("applied {}", gtids(end)))?;
+    }
+    report.problems.iter().try_for_each(|problem| output.line(format_args!("problem {problem}")))?;
+    if report.is_clean() {
+        output.line("all is well")?;
+    }
     Ok(())
 }
 

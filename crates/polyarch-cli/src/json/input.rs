@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use polyarch_client::{SealedContext, Supersede};
+use polyarch_client::{Dot, Hlc, SealedContext, Supersede};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -68,9 +68,8 @@ struct ImportLine {
     value: Option<String>,
     value_base64: Option<String>,
     siblings: Option<Vec<ImportSibling>>,
-    // What reads print besides has no meaning in another place or at another time.
-    #[serde(rename = "context")]
-    _context: Option<IgnoredAny>,
+    context: Option<String>,
+    // It has no meaning at another time.
     #[serde(rename = "token")]
     _token: Option<IgnoredAny>,
 }
@@ -80,10 +79,8 @@ struct ImportLine {
 struct ImportSibling {
     value: Option<String>,
     value_base64: Option<String>,
-    #[serde(rename = "gtid")]
-    _gtid: Option<IgnoredAny>,
-    #[serde(rename = "hlc")]
-    _hlc: Option<IgnoredAny>,
+    gtid: Option<String>,
+    hlc: Option<String>,
     #[serde(rename = "server_id")]
     _server_id: Option<IgnoredAny>,
 }
@@ -93,7 +90,17 @@ struct ImportSibling {
 pub(crate) struct ImportRecord {
     pub(crate) key: Bytes,
     /// At least one.
-    pub(crate) values: Vec<Bytes>,
+    pub(crate) values: Vec<ImportValue>,
+    /// What its reader was shown.
+    pub(crate) context: Option<SealedContext>,
+}
+
+/// A value to import, and what it was where it was read.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct ImportValue {
+    pub(crate) value: Bytes,
+    pub(crate) gtid: Option<Dot>,
+    pub(crate) hlc: Option<Hlc>,
 }
 
 impl ImportRecord {
@@ -101,20 +108,43 @@ impl ImportRecord {
     pub(crate) fn parse(line: &[u8]) -> Result<Self, String> {
         let line: ImportLine = serde_json::from_slice(line).map_err(|error| json_problem(&error))?;
         let key = key_of(line.key, line.key_base64)?.into();
+        let context = line.context.map(|context| context_of(&context)).transpose()?;
         let values = match line.siblings {
-            None => vec![bytes_of("value", line.value, line.value_base64)?.into()],
+            None => {
+                let value = bytes_of("value", line.value, line.value_base64)?.into();
+                vec![ImportValue { value, gtid: None, hlc: None }]
+            }
             Some(_) if line.value.is_some() || line.value_base64.is_some() => {
                 return Err("it has both a value and siblings".to_owned());
             }
             Some(siblings) if siblings.is_empty() => {
                 return Err("it has no siblings, so there is nothing to put".to_owned());
             }
-            Some(siblings) => {
-                let values = siblings.into_iter().map(|s| bytes_of("value", s.value, s.value_base64).map(Bytes::from));
-                values.collect::<Result<_, _>>()?
-            }
+            Some(siblings) => siblings.into_iter().map(ImportValue::of).collect::<Result<_, _>>()?,
         };
-        Ok(Self { key, values })
+        Ok(Self { key, values, context })
+    }
+}
+
+impl ImportValue {
+    fn of(sibling: ImportSibling) -> Result<Self, String> {
+        let gtid = sibling.gtid.map(|text| text.parse().map_err(|error| format!("gtid: {error}")));
+        Ok(Self {
+            value: bytes_of("value", sibling.value, sibling.value_base64)?.into(),
+            gtid: gtid.transpose()?,
+            hlc: sibling.hlc.as_deref().map(hlc_of).transpose()?,
+        })
+    }
+}
+
+fn hlc_of(text: &str) -> Result<Hlc, String> {
+    let problem = || format!("hlc: `{text}` is no stamp, which looks like 1764950400000.3");
+    let (millis, counter) = text.split_once('.').ok_or_else(problem)?;
+    let millis: u64 = millis.parse().map_err(|_| problem())?;
+    let counter: u16 = counter.parse().map_err(|_| problem())?;
+    match millis >> 48 {
+        0 => Ok(Hlc::new(millis, counter)),
+        _ => Err(problem()),
     }
 }
 
@@ -142,11 +172,15 @@ pub(crate) fn supersede(context: Option<&str>, nothing_seen: bool) -> Result<Sup
     match (context, nothing_seen) {
         (None, false) => Ok(Supersede::Held),
         (None, true) => Ok(Supersede::Nothing),
-        (Some(context), false) => match BASE64.decode(context) {
-            Ok(bytes) if bytes.len() >= CONTEXT_BYTES_MIN => Ok(Supersede::Shown(SealedContext::from_bytes(bytes))),
-            _ => Err(no_context(context)),
-        },
+        (Some(context), false) => context_of(context).map(Supersede::Shown),
         (Some(_), true) => Err("it has both a context and `nothing_seen`".to_owned()),
+    }
+}
+
+fn context_of(text: &str) -> Result<SealedContext, String> {
+    match BASE64.decode(text) {
+        Ok(bytes) if bytes.len() >= CONTEXT_BYTES_MIN => Ok(SealedContext::from_bytes(bytes)),
+        _ => Err(no_context(text)),
     }
 }
 
@@ -188,6 +222,10 @@ mod tests {
             (r#"{"key":"k","value":"v","siblings":[{"value":"v"}]}"#, "both a value and siblings"),
             (r#"{"key":"k","valeu":"v"}"#, "unknown field `valeu`"),
             (r#"{"key":"k","value":7}"#, "column "),
+            (r#"{"key":"k","value":"v","context":"Y3R4"}"#, "this is no context"),
+            (r#"{"key":"k","siblings":[{"value":"v","gtid":"3"}]}"#, "gtid: "),
+            (r#"{"key":"k","siblings":[{"value":"v","hlc":"281474976710656.0"}]}"#, "is no stamp"),
+            (r#"{"key":"k","siblings":[{"value":"v","hlc":"1764950400000"}]}"#, "is no stamp"),
             ("k v", "column 1: expected value"),
         ] {
             let error = ImportRecord::parse(line.as_bytes()).unwrap_err();

@@ -22,6 +22,9 @@
 //! Numbers are little-endian, checksums CRC-32C. The first part is a `Begin`. The file ends at the
 //! first frame that is not valid; what lies behind is overwritten when the fetch goes on. Nothing but
 //! time is lost with any of it, so it is synced only every few MiB and at the end.
+//!
+//! The file of a backup is the same under the name `backup.snapshot`, and is not removed when it was
+//! joined.
 
 mod read;
 mod sequence;
@@ -37,12 +40,15 @@ use polyarch_protocol::{ChainHeads, KeysHeld, Resume, SnapshotBegin, SnapshotId,
 use crate::files::{Files, LogFile};
 pub use sequence::SequenceError;
 
-pub(crate) use read::SnapshotRecordReader;
-use read::{Frames, Read};
-use sequence::{Phase, Sequence};
+use read::Read;
+pub(crate) use read::{Frames, SnapshotRecordReader};
+use sequence::Phase;
+pub(crate) use sequence::Sequence;
 
-/// The file.
+/// The file of a snapshot that is to be joined here.
 pub(crate) const INCOMING: &str = "incoming.snapshot";
+/// The file of a snapshot that is kept: a backup.
+pub(crate) const BACKUP: &str = "backup.snapshot";
 const MAGIC: [u8; 8] = *b"polysnap";
 const VERSION: u32 = 1;
 const HEADER_BYTES: usize = 16;
@@ -56,6 +62,7 @@ const SYNC_BYTES: u64 = 8 << 20;
 /// leaves the file for [`SnapshotReceiver::open`].
 pub struct SnapshotReceiver<F: Files> {
     files: F,
+    name: &'static str,
     file: F::File,
     // Boxed, for a receiver is handed about whole.
     sequence: Box<Sequence>,
@@ -98,7 +105,7 @@ pub enum SnapshotPhase {
 pub enum SnapshotError {
     /// The disk is full or fails. A write may be tried again when there is space; after a failed sync
     /// the file is to be opened again, which finds what of it is sound.
-    #[error("cannot {operation} the incoming snapshot: {source}")]
+    #[error("cannot {operation} the snapshot: {source}")]
     Io {
         /// What was tried.
         operation: &'static str,
@@ -106,7 +113,7 @@ pub enum SnapshotError {
         source: io::Error,
     },
     /// A sync failed before. Open the file again.
-    #[error("the incoming snapshot takes nothing more since it could not be synced")]
+    #[error("the snapshot takes nothing more since it could not be synced")]
     Poisoned,
     /// What came is no part of a snapshot.
     #[error("the donor sent no part of a snapshot: {0}")]
@@ -121,15 +128,15 @@ pub enum SnapshotError {
     #[error("the donor has given up: {0}")]
     GivenUp(String),
     /// The file is not what was written: fetch the snapshot again.
-    #[error("the incoming snapshot is damaged at byte {0}")]
+    #[error("the snapshot is damaged at byte {0}")]
     Damaged(u64),
     /// A newer version of polyarch wrote the file.
-    #[error("the incoming snapshot has format version {0}, which this version of polyarch does not know")]
+    #[error("the snapshot has format version {0}, which this version of polyarch does not know")]
     Version(u32),
 }
 
 impl SnapshotError {
-    fn io(operation: &'static str) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn io(operation: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { operation, source }
     }
 }
@@ -141,17 +148,29 @@ impl<F: Files> SnapshotReceiver<F> {
     /// When it is no `Begin`, then nothing was changed; or when the disk fails, then either is there,
     /// or none.
     pub fn begin(files: F, begin: &[u8]) -> Result<Self, SnapshotError> {
+        Self::begin_as(INCOMING, files, begin)
+    }
+
+    /// Begins a backup: as [`SnapshotReceiver::begin`], in a directory of its own.
+    ///
+    /// # Errors
+    /// As [`SnapshotReceiver::begin`].
+    pub fn begin_backup(files: F, begin: &[u8]) -> Result<Self, SnapshotError> {
+        Self::begin_as(BACKUP, files, begin)
+    }
+
+    fn begin_as(name: &'static str, files: F, begin: &[u8]) -> Result<Self, SnapshotError> {
         let SnapshotPart::Begin(first) = decode(begin)? else {
             return Err(SequenceError::NoBegin.into());
         };
-        remove(&files)?;
-        let file = files.create(INCOMING).map_err(SnapshotError::io("create"))?;
+        remove(&files, name)?;
+        let file = files.create(name).map_err(SnapshotError::io("create"))?;
         let header = header();
         file.write_at(&header, 0).map_err(SnapshotError::io("write"))?;
         let crc = crc32c::crc32c(&header[..12]);
         let sequence = Box::new(Sequence::new(first));
         let end = HEADER_BYTES as u64;
-        let mut receiver = Self { files, file, sequence, end, crc, synced: 0, sync_failed: false };
+        let mut receiver = Self { files, name, file, sequence, end, crc, synced: 0, sync_failed: false };
         receiver.write(begin)?;
         receiver.sync()?;
         receiver.files.sync_directory().map_err(SnapshotError::io("sync the directory with"))?;
@@ -163,14 +182,37 @@ impl<F: Files> SnapshotReceiver<F> {
     /// # Errors
     /// When it cannot be read, or a newer version wrote it.
     pub fn open(files: F) -> Result<Option<Self>, SnapshotError> {
-        let file = match files.open(INCOMING) {
+        let file = files.open(INCOMING);
+        Self::open_as(INCOMING, files, file)
+    }
+
+    /// Takes up what is there of a backup, to go on with it.
+    ///
+    /// # Errors
+    /// As [`SnapshotReceiver::open`].
+    pub fn open_backup(files: F) -> Result<Option<Self>, SnapshotError> {
+        let file = files.open(BACKUP);
+        Self::open_as(BACKUP, files, file)
+    }
+
+    /// The same for one that is only read from, and joined: it need not be writable, and takes no more.
+    ///
+    /// # Errors
+    /// As [`SnapshotReceiver::open`].
+    pub fn read_backup(files: F) -> Result<Option<Self>, SnapshotError> {
+        let file = files.open_to_read(BACKUP);
+        Self::open_as(BACKUP, files, file)
+    }
+
+    fn open_as(name: &'static str, files: F, file: io::Result<F::File>) -> Result<Option<Self>, SnapshotError> {
+        let file = match file {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file.map_err(SnapshotError::io("open"))?,
         };
-        let seen = files.open_to_read(INCOMING).map_err(SnapshotError::io("open"))?;
+        let seen = files.open_to_read(name).map_err(SnapshotError::io("open"))?;
         let Some(Read { sequence, end, crc }) = read::read(seen)? else { return Ok(None) };
         let sequence = Box::new(sequence);
-        Ok(Some(Self { files, file, sequence, end, crc, synced: end, sync_failed: false }))
+        Ok(Some(Self { files, name, file, sequence, end, crc, synced: end, sync_failed: false }))
     }
 
     /// What the snapshot began with.
@@ -237,12 +279,20 @@ impl<F: Files> SnapshotReceiver<F> {
     /// # Errors
     /// When it may still be there.
     pub fn remove(self) -> Result<(), SnapshotError> {
-        remove(&self.files)
+        remove(&self.files, self.name)
+    }
+
+    /// Lets go of it once it was joined: an incoming one is removed, a backup stays.
+    pub(crate) fn joined(self) -> Result<(), SnapshotError> {
+        match self.name {
+            BACKUP => Ok(()),
+            _ => self.remove(),
+        }
     }
 
     /// Reads it from the beginning.
     pub(crate) fn reader(&self) -> Result<SnapshotRecordReader<F::File>, SnapshotError> {
-        let file = self.files.open_to_read(INCOMING).map_err(SnapshotError::io("open"))?;
+        let file = self.files.open_to_read(self.name).map_err(SnapshotError::io("open"))?;
         Ok(SnapshotRecordReader::new(Frames::new(file, Some(self.end))?))
     }
 
@@ -269,8 +319,8 @@ impl<F: Files> SnapshotReceiver<F> {
 }
 
 /// Removes what is there of a snapshot, durably.
-fn remove<F: Files>(files: &F) -> Result<(), SnapshotError> {
-    match files.remove(INCOMING) {
+fn remove<F: Files>(files: &F, name: &str) -> Result<(), SnapshotError> {
+    match files.remove(name) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         removed => removed.map_err(SnapshotError::io("remove"))?,
     }

@@ -51,7 +51,7 @@ pub(crate) struct Frames<L> {
 }
 
 impl<L: LogFile> Frames<L> {
-    pub(super) fn new(file: L, sound: Option<u64>) -> Result<Self, SnapshotError> {
+    pub(crate) fn new(file: L, sound: Option<u64>) -> Result<Self, SnapshotError> {
         let len = file.len().map_err(SnapshotError::io("find the length of"))?;
         let (at, buffer) = (HEADER_BYTES as u64, Bytes::new());
         let mut frames = Self { file, sound, len, at, crc: 0, buffer, buffer_at: 0 };
@@ -68,7 +68,7 @@ impl<L: LogFile> Frames<L> {
     }
 
     /// The next part; `None` at the end.
-    pub(super) fn next(&mut self) -> Result<Option<SnapshotPart>, SnapshotError> {
+    pub(crate) fn next(&mut self) -> Result<Option<SnapshotPart>, SnapshotError> {
         if self.sound.is_some_and(|sound| self.at >= sound) {
             return Ok(None);
         }

@@ -48,7 +48,7 @@ pub(super) enum Phase {
 
 /// Checks that parts follow on each other, and knows what the parts so far are.
 #[derive(Debug, Clone)]
-pub(super) struct Sequence {
+pub(crate) struct Sequence {
     begin: Arc<SnapshotBegin>,
     phase: Phase,
     /// The last key whose record is whole.
@@ -61,12 +61,12 @@ pub(super) struct Sequence {
 }
 
 impl Sequence {
-    pub(super) fn new(begin: SnapshotBegin) -> Self {
+    pub(crate) fn new(begin: SnapshotBegin) -> Self {
         let (phase, last_key, cut, end) = (Phase::Records, None, None, None);
         Self { begin: Arc::new(begin), phase, last_key, cut, records: 0, write_sets: 0, end }
     }
 
-    pub(super) fn begin(&self) -> &SnapshotBegin {
+    pub(crate) fn begin(&self) -> &SnapshotBegin {
         &self.begin
     }
 
@@ -78,20 +78,20 @@ impl Sequence {
         self.last_key.as_ref()
     }
 
-    pub(super) fn records(&self) -> u64 {
+    pub(crate) fn records(&self) -> u64 {
         self.records
     }
 
-    pub(super) fn write_sets(&self) -> u64 {
+    pub(crate) fn write_sets(&self) -> u64 {
         self.write_sets
     }
 
-    pub(super) fn end(&self) -> Option<&Arc<ChainHeads>> {
+    pub(crate) fn end(&self) -> Option<&Arc<ChainHeads>> {
         self.end.as_ref()
     }
 
     /// The same with one part more.
-    pub(super) fn followed_by(&self, part: &SnapshotPart) -> Result<Self, SequenceError> {
+    pub(crate) fn followed_by(&self, part: &SnapshotPart) -> Result<Self, SequenceError> {
         let mut next = self.clone();
         match part {
             _ if self.phase == Phase::Whole => return Err(SequenceError::BehindEnd),

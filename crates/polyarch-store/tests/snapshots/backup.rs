@@ -1,0 +1,116 @@
+//! A snapshot that is kept: a directory with a manifest.
+
+use std::fs;
+use std::path::Path;
+
+use polyarch_store::files::Directory;
+use polyarch_store::files::simulated::SimulatedDisk;
+use polyarch_store::state::{MemoryOpener, MemoryState};
+use polyarch_store::{
+    BackupDirectory, BackupDirectoryError, BackupManifest, BackupOrigin, DiskStore, SnapshotReceiver, StoreConfig,
+    SurveyError, VerifyConfig, verify, verify_backup,
+};
+
+use super::support::{Model, Node, Sees, Write};
+use super::walk::Walk;
+
+type MemoryNode = Node<SimulatedDisk, MemoryState>;
+
+/// A donor, its walk with some write sets behind V, and what both add up to.
+fn donor() -> (MemoryNode, Walk<SimulatedDisk, MemoryState>, Model) {
+    let config = StoreConfig::default();
+    let (mut donor, mut both) = (
+        Node::open(SimulatedDisk::new(1, 512), MemoryOpener::new(MemoryState::new()), &config).unwrap(),
+        Model::default(),
+    );
+    let mut write = |donor: &mut MemoryNode, number| {
+        let (write_set, bytes, _) = donor.write(&Write { origin: 0, changes: vec![(number, Sees::All, true)] });
+        both.apply(&write_set, &bytes);
+    };
+    (0..600).for_each(|number| write(&mut donor, number));
+    donor.checkpoint();
+    let walk = Walk::begin(&mut donor, 1);
+    (300..330).for_each(|number| write(&mut donor, number));
+    donor.store.sync().unwrap();
+    (donor, walk, both)
+}
+
+fn origin() -> BackupOrigin {
+    let [cluster, version, time] = ["orders", "0.1.0", "2026-01-02T03:04:05Z"].map(str::to_owned);
+    BackupOrigin { cluster, version, time }
+}
+
+/// Takes `parts` parts, and gives the directory back.
+fn take(walk: &mut Walk<SimulatedDisk, MemoryState>, path: &Path, parts: usize) -> BackupDirectory {
+    let directory = BackupDirectory::open(path).unwrap();
+    let mut receiver = match directory.begun().unwrap() {
+        Some(begun) => {
+            walk.resume(begun.resume().keys);
+            begun
+        }
+        None => directory.begin(&walk.next().unwrap()).unwrap(),
+    };
+    for _ in 0..parts {
+        let Some(part) = walk.next() else { break };
+        receiver.push(&part).unwrap();
+    }
+    directory
+}
+
+#[test]
+fn a_backup_that_broke_off_goes_on_and_says_what_it_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("backup");
+    let (_donor, mut walk, _) = donor();
+    assert!(matches!(take(&mut walk, &path, 3).complete(origin()), Err(SurveyError::NotWhole)));
+    let unfinished = verify_backup(&path).unwrap();
+    assert!(unfinished.problems[0].to_string().contains("was not completed"), "{:?}", unfinished.problems);
+    let manifest = take(&mut walk, &path, usize::MAX).complete(origin()).unwrap();
+    assert_eq!((manifest.records, manifest.write_sets, manifest.donor), (600, 30, 1));
+    assert_eq!(BackupManifest::read(&path).unwrap(), Some(manifest.clone()));
+    let report = verify_backup(&path).unwrap();
+    assert!(report.is_clean(), "{:?}", report.problems);
+    assert_eq!(report.survey.unwrap().blake3, manifest.blake3);
+    assert!(matches!(BackupDirectory::open(&path), Err(BackupDirectoryError::Complete(_))));
+    assert!(matches!(BackupDirectory::open(dir.path()), Err(BackupDirectoryError::Foreign(_))));
+}
+
+#[test]
+fn an_altered_byte_is_found_wherever_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_donor, mut walk, _) = donor();
+    take(&mut walk, dir.path(), usize::MAX).complete(origin()).unwrap();
+    for file in ["backup.snapshot", "manifest.toml"] {
+        let path = dir.path().join(file);
+        let sound = fs::read(&path).unwrap();
+        // The manifest's comment and the words of its maker say nothing that could be compared.
+        let said = String::from_utf8_lossy(&sound).find("\nrecords").filter(|_| file == "manifest.toml");
+        for at in (said.unwrap_or(0)..sound.len()).step_by(97) {
+            let mut bytes = sound.clone();
+            bytes[at] ^= 1;
+            fs::write(&path, bytes).unwrap();
+            assert!(!verify_backup(dir.path()).unwrap().is_clean(), "byte {at} of {file}");
+        }
+        fs::write(&path, sound).unwrap();
+    }
+    assert!(verify_backup(dir.path()).unwrap().is_clean());
+}
+
+#[test]
+fn an_empty_store_becomes_what_the_backup_is_and_leaves_it_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let [backup, data] = ["backup", "data"].map(|name| dir.path().join(name));
+    let (_donor, mut walk, both) = donor();
+    take(&mut walk, &backup, usize::MAX).complete(origin()).unwrap();
+    let snapshot = SnapshotReceiver::read_backup(Directory::existing(&backup).unwrap()).unwrap().unwrap();
+    let (mut store, frontier, _) = DiskStore::open_directory(&data, &StoreConfig::default()).unwrap();
+    let job = store.begin_join(snapshot, &frontier).ok().expect("all is quiet");
+    let joined = job.run(|_| true).unwrap();
+    let frontier = store.adopt(joined, &frontier).unwrap();
+    assert_eq!(frontier, both.frontier);
+    drop(store);
+    assert!(verify_backup(&backup).unwrap().is_clean(), "it is still there");
+    let report = verify(&data, &VerifyConfig::default()).unwrap();
+    assert!(report.is_clean(), "{:?}", report.problems);
+    assert_eq!((report.state_records, report.snapshot), (600, None));
+}
