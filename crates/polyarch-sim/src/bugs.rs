@@ -52,7 +52,10 @@ pub const BUGS: [Bug; 24] = [
     },
     Bug { name: "log-not-pinned", what: "log segments are removed that a walk is yet to read" },
     Bug { name: "join-without-log", what: "a snapshot is joined without the log that came with it" },
-    Bug { name: "snapshot-ends-where-it-began", what: "a snapshot's log ends where its walk began, not where it ended" },
+    Bug {
+        name: "snapshot-ends-where-it-began",
+        what: "a snapshot's log ends where its walk began, not where it ended",
+    },
     Bug { name: "durable-instead-of-staged", what: "the coordinator looks at what is synced, not at what is staged" },
 ];
 

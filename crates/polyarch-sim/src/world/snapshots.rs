@@ -95,6 +95,7 @@ impl World {
         let request = SnapshotRequest::decode(frame).map_err(|error| {
             Violation::new("messages_decode", format!("node {}: {error}", self.nodes[at].server_id))
         })?;
+        self.push_input(at, Input::SnapshotSent { link: LinkId(link), begins: true }, None);
         let Some(process) = self.nodes[at].process.as_mut() else { return Ok(()) };
         let snapshots = &mut process.snapshots;
         if snapshots.walks.len() + snapshots.wanted.len() >= WALKS_MAX {
@@ -114,6 +115,7 @@ impl World {
 
     fn give_up_snapshot(&mut self, at: usize, link: u64, fetch: u64, reason: String) {
         self.note(format_args!("node {} gives up a snapshot: {reason}", at + 1));
+        self.push_input(at, Input::SnapshotSent { link: LinkId(link), begins: false }, None);
         let frame = SnapshotPart::GivenUp(reason).encode().into();
         self.send(at, link, Parcel::Snapshot { fetch, frame });
     }
@@ -159,7 +161,10 @@ impl World {
                 self.push_input(at, Input::Tick, None);
                 self.after(1_000, again);
             }
-            SnapshotStep::Done => drop(process.snapshots.walks.remove(&(link, fetch))),
+            SnapshotStep::Done => {
+                process.snapshots.walks.remove(&(link, fetch));
+                self.push_input(at, Input::SnapshotSent { link: LinkId(link), begins: false }, None);
+            }
             SnapshotStep::Failed(reason) => {
                 process.snapshots.walks.remove(&(link, fetch));
                 self.give_up_snapshot(at, link, fetch, reason);
