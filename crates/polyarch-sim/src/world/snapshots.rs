@@ -67,7 +67,7 @@ enum Joining {
     /// It is to be run.
     Begun(SimJoinJob),
     /// It has ended, and the driver has not heard of it.
-    Ended(SimJoined),
+    Ended(Box<SimJoined>),
     /// It is to be adopted.
     Done(Box<SimJoined>),
 }
@@ -427,7 +427,7 @@ impl World {
         let Some(process) = self.nodes[at].process_of(boot) else { return Ok(()) };
         match joined {
             Ok(joined) => {
-                process.snapshots.joining = Joining::Ended(joined);
+                process.snapshots.joining = Joining::Ended(Box::new(joined));
                 let delay_us = self.between((100, 300_000));
                 self.after(delay_us, Event::Joined { at, boot });
             }
@@ -436,7 +436,7 @@ impl World {
                 self.note(format_args!("node {}: {error}", at + 1));
                 if is_of_the_snapshot {
                     // No donor sends, and no disk keeps, what cannot be joined.
-                    let what = format!("node {} cannot join what node it fetched from sent: {error}", at + 1);
+                    let what = format!("node {} cannot join what its donor sent: {error}", at + 1);
                     return Err(Violation::new(crate::invariants::snapshots_can_be_joined::NAME, what));
                 }
                 self.push_input(at, Input::SnapshotFailed(error.to_string()), None);
@@ -465,7 +465,7 @@ impl World {
         }
         let Some(process) = self.nodes[at].process_of(boot) else { return };
         process.snapshots.joining = match std::mem::take(&mut process.snapshots.joining) {
-            Joining::Ended(joined) => Joining::Done(Box::new(joined)),
+            Joining::Ended(joined) => Joining::Done(joined),
             other => other,
         };
         self.push_input(at, Input::Tick, None);
