@@ -65,7 +65,7 @@ enum Joining {
     /// The snapshot is whole in its file.
     Due(SimIncoming),
     /// It is to be run.
-    Begun(SimJoinJob),
+    Begun(Box<SimJoinJob>),
     /// It has ended, and the driver has not heard of it.
     Ended(Box<SimJoined>),
     /// It is to be adopted.
@@ -403,7 +403,7 @@ impl World {
         let frontier = process.replica.frontier().clone();
         match process.replica.storage_mut().store.begin_join(snapshot, &frontier) {
             Ok(job) => {
-                process.snapshots.joining = Joining::Begun(job);
+                process.snapshots.joining = Joining::Begun(Box::new(job));
                 let delay_us = self.between((100, 500_000));
                 self.after(delay_us, Event::RunJoin { at, boot });
             }
