@@ -273,7 +273,7 @@ impl Links {
         tasks.spawn(read_control(link, control_reader, self.driver.clone()));
         tasks.spawn(self.clone().serve_feeds(connection.clone(), feeds, more, control));
         tasks.spawn(read_feeds(link, connection.clone(), groups, self.driver.clone()));
-        tasks.spawn(serve_snapshots(connection.clone(), self.donor.clone(), server_id));
+        tasks.spawn(serve_snapshots(link, connection.clone(), self.donor.clone(), server_id));
         tokio::select! {
             reason = connection.closed() => info!(server_id, %reason, "link closed"),
             _ = tasks.join_next() => connection.close(CloseCode::NONE, "a stream of the link ended"),
@@ -362,13 +362,16 @@ impl Links {
 }
 
 /// Answers what the peer asks for on streams beside the control stream: snapshots.
-async fn serve_snapshots(connection: Connection, donor: Arc<Donor>, server_id: u32) {
+async fn serve_snapshots(link: LinkId, connection: Connection, donor: Arc<Donor>, server_id: u32) {
     while let Ok((writer, mut reader)) = connection.accept_bi().await {
         let donor = donor.clone();
         // Not ended with the link: what it had pinned is then held for a while.
         tokio::spawn(async move {
             if let Ok(Ok(Some(frame))) = timeout(CONTROL_OPEN_MAX, reader.next(wire::CONTROL_BYTES_MAX)).await {
-                donor.serve(&frame, writer, format!("member {server_id}")).await;
+                // A driver that has stopped keeps no links.
+                let _ = donor.driver.send(Input::SnapshotSent { link, begins: true }.into());
+                donor.clone().serve(&frame, writer, format!("member {server_id}")).await;
+                let _ = donor.driver.send(Input::SnapshotSent { link, begins: false }.into());
             }
         });
     }

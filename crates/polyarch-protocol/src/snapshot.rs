@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use polyarch_crdt::{Hlc, Origin, Record};
+use polyarch_crdt::{Hlc, Origin, Record, seeded_bug};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::chain::ChainHeads;
@@ -367,13 +367,21 @@ impl SnapshotSource {
                 Some(key) => Place::Records(Some(key)),
                 None => return (SnapshotStep::Failed("the key to go on from is none".to_owned()), Place::Done),
             },
-            KeysHeld::All => Place::RecordsRead(donor.published_end()),
+            KeysHeld::All => Place::RecordsRead(self.log_end(donor)),
         };
         let part = match self.resumes {
             true => SnapshotPart::Resumed(self.begin.id),
             false => SnapshotPart::Begin(self.begin.clone()),
         };
         (SnapshotStep::Part(part.encode()), place)
+    }
+
+    /// Up to where the log is sent, once all records are read: they may show all that was published.
+    fn log_end(&self, donor: &impl SnapshotRecords) -> LogPosition {
+        match seeded_bug("snapshot-ends-where-it-began") {
+            true => self.position,
+            false => donor.published_end(),
+        }
     }
 
     fn page(&mut self, donor: &impl SnapshotRecords, after: Option<RecordKey>) -> (SnapshotStep, Place) {
@@ -404,7 +412,7 @@ impl SnapshotSource {
         self.page_records = self.page_records.clamp(1, PART_RECORDS_MAX);
         self.records += taken as u64;
         let place = match is_last && taken == read.len() {
-            true => Place::RecordsRead(donor.published_end()),
+            true => Place::RecordsRead(self.log_end(donor)),
             false => Place::Records(records.last().map(|last| last.key.clone()).or(after)),
         };
         match (records.is_empty(), place) {

@@ -7,6 +7,8 @@ use polyarch_sim::run::{run_seed, run_seeds};
 
 /// Seeds of the default test run; `POLYARCH_SIM_SEEDS` asks for more.
 const SEEDS: u64 = 40;
+/// Snapshots that so many seeds must join at least.
+const JOINED_PER_100_SEEDS_MIN: usize = 15;
 
 fn seeds() -> u64 {
     std::env::var("POLYARCH_SIM_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(SEEDS)
@@ -26,6 +28,9 @@ fn every_seed_keeps_all_invariants() {
     assert_eq!(totals.topologies.len(), 4, "{:?}", totals.topologies);
     assert_eq!(totals.acts.len(), 5, "{:?}", totals.acts);
     assert!(totals.segments_removed_from_afar > 0, "no log was removed without a link to every member");
+    let snapshots = totals.snapshots;
+    assert!(snapshots.joined >= seeds() as usize * JOINED_PER_100_SEEDS_MIN / 100, "{snapshots:?}");
+    assert!(totals.segments_cut > 0, "no log was cut");
     assert!(totals.removals > 0, "no removal was ever known to all others");
 }
 

@@ -125,8 +125,8 @@ impl<S: Storage> Replica<S> {
         self.dial.extend(self.heirs_to_dial());
         let unreadable: Vec<u32> = self.dial.iter().copied().filter(|id| self.is_unreadable(*id, now)).collect();
         unreadable.iter().for_each(|id| _ = self.dial.remove(id));
-        let links: Vec<LinkId> =
-            self.sessions.iter().filter(|(_, s)| wishes.drop.contains(&s.server_id)).map(|(link, _)| *link).collect();
+        let dropped = self.sessions.iter().filter(|(_, session)| wishes.drop.contains(&session.server_id));
+        let links: Vec<LinkId> = dropped.map(|(link, _)| *link).filter(|link| !self.carries_snapshot(*link)).collect();
         for link in links {
             self.close(link, "the topology has no such link");
         }

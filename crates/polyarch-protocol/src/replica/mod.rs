@@ -132,6 +132,14 @@ pub enum Input {
         /// The bytes of the write sets.
         write_sets: Vec<Bytes>,
     },
+    /// This node begins to send a snapshot on a link, or has ended to: until then the link is kept, planned
+    /// or not.
+    SnapshotSent {
+        /// The link.
+        link: LinkId,
+        /// Whether it begins.
+        begins: bool,
+    },
     /// A snapshot of this member, fetched by an earlier process, is whole and about to be joined.
     SnapshotHeld(u32),
     /// What [`Output::FetchSnapshot`] asked for, or the join of it, came to nothing.
@@ -381,6 +389,7 @@ impl<S: Storage> Replica<S> {
             Input::Message(link, message) => self.message(link, message, now),
             Input::Unreadable(link, error) => self.unreadable(link, &error.to_string(), now),
             Input::FeedGroup { link, subscription, write_sets } => self.feed_group(link, subscription, write_sets, now),
+            Input::SnapshotSent { link, begins } => self.snapshot_sent(link, begins),
             Input::SnapshotHeld(from) => self.snapshot_held(from),
             Input::SnapshotFailed(reason) => self.fetch_failed(reason, now),
             Input::BucketsScanned(keys) => self.take_scanned(keys),

@@ -60,6 +60,8 @@ pub(super) struct Session {
     serving: BTreeSet<Origin>,
     /// Groups whose [`Output::GroupTaken`] is held back while too much waits.
     owed: usize,
+    /// Snapshots that this node sends on it.
+    pub(super) snapshots_sent: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -88,6 +90,7 @@ impl Session {
             waiting: Waiting::default(),
             serving: BTreeSet::new(),
             owed: 0,
+            snapshots_sent: 0,
         }
     }
 

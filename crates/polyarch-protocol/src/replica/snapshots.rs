@@ -97,6 +97,22 @@ impl<S: Storage> Replica<S> {
         lacking.filter(|origin| !fed(*origin)).collect()
     }
 
+    /// This node begins or ends to send a snapshot.
+    pub(super) fn snapshot_sent(&mut self, link: LinkId, begins: bool) {
+        let Some(session) = self.sessions.get_mut(&link) else { return };
+        session.snapshots_sent = match begins {
+            true => session.snapshots_sent.saturating_add(1),
+            false => session.snapshots_sent.saturating_sub(1),
+        };
+    }
+
+    /// Whether a snapshot is on its way on a link. It is then kept, planned or not: whoever fetches may
+    /// lack the very record that plans it, and would lose its fetch again and again.
+    pub(super) fn carries_snapshot(&self, link: LinkId) -> bool {
+        let is_fetching = self.snapshots.fetching.is_some_and(|(on, _)| on == link);
+        is_fetching || self.sessions.get(&link).is_some_and(|session| session.snapshots_sent > 0)
+    }
+
     /// An earlier process fetched a snapshot whole: no other is fetched until that is joined.
     pub(super) fn snapshot_held(&mut self, from: u32) {
         self.snapshots.fetching = Some((NO_LINK, from));

@@ -65,9 +65,9 @@ enum Joining {
     /// The snapshot is whole in its file.
     Due(SimIncoming),
     /// It is to be run.
-    Begun(SimJoinJob),
+    Begun(Box<SimJoinJob>),
     /// It has ended, and the driver has not heard of it.
-    Ended(SimJoined),
+    Ended(Box<SimJoined>),
     /// It is to be adopted.
     Done(Box<SimJoined>),
 }
@@ -95,6 +95,7 @@ impl World {
         let request = SnapshotRequest::decode(frame).map_err(|error| {
             Violation::new("messages_decode", format!("node {}: {error}", self.nodes[at].server_id))
         })?;
+        self.push_input(at, Input::SnapshotSent { link: LinkId(link), begins: true }, None);
         let Some(process) = self.nodes[at].process.as_mut() else { return Ok(()) };
         let snapshots = &mut process.snapshots;
         if snapshots.walks.len() + snapshots.wanted.len() >= WALKS_MAX {
@@ -114,6 +115,7 @@ impl World {
 
     fn give_up_snapshot(&mut self, at: usize, link: u64, fetch: u64, reason: String) {
         self.note(format_args!("node {} gives up a snapshot: {reason}", at + 1));
+        self.push_input(at, Input::SnapshotSent { link: LinkId(link), begins: false }, None);
         let frame = SnapshotPart::GivenUp(reason).encode().into();
         self.send(at, link, Parcel::Snapshot { fetch, frame });
     }
@@ -159,7 +161,10 @@ impl World {
                 self.push_input(at, Input::Tick, None);
                 self.after(1_000, again);
             }
-            SnapshotStep::Done => drop(process.snapshots.walks.remove(&(link, fetch))),
+            SnapshotStep::Done => {
+                process.snapshots.walks.remove(&(link, fetch));
+                self.push_input(at, Input::SnapshotSent { link: LinkId(link), begins: false }, None);
+            }
             SnapshotStep::Failed(reason) => {
                 process.snapshots.walks.remove(&(link, fetch));
                 self.give_up_snapshot(at, link, fetch, reason);
@@ -398,7 +403,7 @@ impl World {
         let frontier = process.replica.frontier().clone();
         match process.replica.storage_mut().store.begin_join(snapshot, &frontier) {
             Ok(job) => {
-                process.snapshots.joining = Joining::Begun(job);
+                process.snapshots.joining = Joining::Begun(Box::new(job));
                 let delay_us = self.between((100, 500_000));
                 self.after(delay_us, Event::RunJoin { at, boot });
             }
@@ -422,7 +427,7 @@ impl World {
         let Some(process) = self.nodes[at].process_of(boot) else { return Ok(()) };
         match joined {
             Ok(joined) => {
-                process.snapshots.joining = Joining::Ended(joined);
+                process.snapshots.joining = Joining::Ended(Box::new(joined));
                 let delay_us = self.between((100, 300_000));
                 self.after(delay_us, Event::Joined { at, boot });
             }
@@ -431,7 +436,7 @@ impl World {
                 self.note(format_args!("node {}: {error}", at + 1));
                 if is_of_the_snapshot {
                     // No donor sends, and no disk keeps, what cannot be joined.
-                    let what = format!("node {} cannot join what node it fetched from sent: {error}", at + 1);
+                    let what = format!("node {} cannot join what its donor sent: {error}", at + 1);
                     return Err(Violation::new(crate::invariants::snapshots_can_be_joined::NAME, what));
                 }
                 self.push_input(at, Input::SnapshotFailed(error.to_string()), None);
@@ -460,7 +465,7 @@ impl World {
         }
         let Some(process) = self.nodes[at].process_of(boot) else { return };
         process.snapshots.joining = match std::mem::take(&mut process.snapshots.joining) {
-            Joining::Ended(joined) => Joining::Done(Box::new(joined)),
+            Joining::Ended(joined) => Joining::Done(joined),
             other => other,
         };
         self.push_input(at, Input::Tick, None);
