@@ -4,17 +4,22 @@
 mod support;
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use polyarch_client::KeyspaceKind;
 use serde_json::{Value, json};
 use support::ledger::Ledger;
 use support::writers::{Rng, Writers};
-use support::{Cluster, EQUAL_MAX, Finished};
+use support::{Cluster, EQUAL_MAX, Finished, command, eventually};
 
 /// As long as a restored node may take to have what the others have.
 const REGAINED_MAX: Duration = Duration::from_secs(60);
+/// What takes long enough to be interrupted.
+const LARGE_VALUES: u64 = 100;
+const LARGE_VALUE_BYTES: usize = 512 << 10;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_lost_its_disk_is_restored_from_a_backup_of_another() {
@@ -137,6 +142,42 @@ async fn all_nodes_are_restored_from_backups_of_different_ages() {
     cluster.wait_until_equal(&[1, 2, 3], EQUAL_MAX);
     cluster.stop();
     cluster.verify_equal_histories();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_that_was_interrupted_goes_on() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client_of(1);
+    client.create_keyspace("k", KeyspaceKind::Mv).await.expect("node 1 takes writes");
+    for number in 0..LARGE_VALUES {
+        client.put("k", format!("{number:03}"), vec![7; LARGE_VALUE_BYTES]).await.expect("node 1 takes writes");
+    }
+    let directory = cluster.directory().join("backup");
+    let file = directory.join("backup.snapshot");
+    let mut interrupted = command();
+    interrupted.env("POLYARCH_PROFILE", cluster.profile()).args(["backup".as_ref(), directory.as_os_str()]);
+    let mut interrupted = interrupted.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it can be started");
+    eventually("some of the backup to be there", EQUAL_MAX, || {
+        fs::metadata(&file).is_ok_and(|file| file.len() > LARGE_VALUE_BYTES as u64).then_some(())
+    });
+    let sent = Command::new("kill").args(["-TERM", &interrupted.id().to_string()]).status();
+    assert!(sent.expect("every Unix has kill").success(), "it is there until it was waited for");
+    let code = interrupted.wait().expect("a child can be waited for").code();
+    let mut said = String::new();
+    interrupted.stderr.take().expect("stderr is piped").read_to_string(&mut said).expect("it is text");
+    match code {
+        Some(143) => {
+            assert!(said.contains("the backup is not complete: SIGTERM"), "{said}");
+            verify(&cluster, &directory).exits(3);
+            let begun = fs::metadata(&file).expect("it stays").len();
+            let made = back_up(&cluster, 1, &directory).ok().json();
+            assert!(made["bytes"].as_u64().expect("it is a number") > begun, "it was interrupted before its end");
+        }
+        // It was faster.
+        code => assert_eq!(code, Some(0), "{said}"),
+    }
+    let verified = verify(&cluster, &directory).ok().json();
+    assert!(verified["backup"]["records"].as_u64().expect("it is a number") >= LARGE_VALUES);
 }
 
 #[test]

@@ -169,7 +169,7 @@ pub(crate) fn check_vacant(directory: &Path) -> Result<(), StartError> {
         let owner = format!("server {} of cluster {}", identity.server_id, identity.cluster);
         return Err(StartError::NotVacant { directory: directory.to_owned(), holds: owner });
     }
-    if crate::restoring::is_begun(directory)? {
+    if crate::restoring::restore_is_unfinished(directory)? {
         return Err(StartError::RestoreUnfinished { directory: directory.to_owned() });
     }
     let is_empty = std::fs::read_dir(directory).map_or(true, |mut entries| entries.next().is_none());

@@ -37,7 +37,7 @@ pub use config::{
 };
 pub use founding::{Founded, NodeIdentity, init, join};
 pub use node::{Node, StartError};
-pub use restoring::{RestoreError, Restored, restore};
+pub use restoring::{RestoreError, Restored, restore, restore_is_unfinished};
 
 /// Reads records on any thread.
 pub(crate) type Reader = polyarch_store::StateReader<polyarch_store::state::SledState>;

@@ -21,7 +21,7 @@ use crate::driver::{Driver, DriverConfig, Snapshots, ToDriver, ToDriverSender};
 use crate::events::EventLedger;
 use crate::founding::{NodeIdentity, credentials};
 use crate::links::{DialConfig, Links, Targets};
-use crate::restoring::is_begun;
+use crate::restoring::restore_is_unfinished;
 use crate::service::Service;
 use crate::snapshots::{Donor, SnapshotProgress};
 use crate::view::{Published, View};
@@ -167,7 +167,7 @@ impl Node {
         let Some(identity) = NodeIdentity::read(&config.data_dir)? else {
             let directory = config.data_dir.clone();
             return Err(match directory.join("log").exists() {
-                _ if is_begun(&directory)? => StartError::RestoreUnfinished { directory },
+                _ if restore_is_unfinished(&directory)? => StartError::RestoreUnfinished { directory },
                 true => StartError::IdentityMissing { directory },
                 false => StartError::NotFounded { directory },
             });

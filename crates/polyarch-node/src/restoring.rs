@@ -108,7 +108,7 @@ pub fn restore(
 ) -> Result<Restored, RestoreError> {
     let (_, cluster, server_id) = credentials(config)?;
     let directory = &config.data_dir;
-    let is_begun = is_begun(directory)?;
+    let is_begun = restore_is_unfinished(directory)?;
     if !is_begun {
         check_vacant(directory)?;
     }
@@ -125,7 +125,10 @@ pub fn restore(
 }
 
 /// Whether a restore into this directory was begun and did not end.
-pub(crate) fn is_begun(directory: &Path) -> Result<bool, StartError> {
+///
+/// # Errors
+/// When `identity.toml` is there and cannot be understood.
+pub fn restore_is_unfinished(directory: &Path) -> Result<bool, StartError> {
     let is_there = |name: &str| directory.join(name).exists();
     // The second is that of a crash within writing the first.
     let is_begun = is_there(RESTORING_FILE) || is_there(&format!("{RESTORING_FILE}.tmp"));

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use polyarch_node::{NodeIdentity, StartError};
+use polyarch_node::{NodeIdentity, StartError, restore_is_unfinished};
 use polyarch_protocol::ChainHeads;
 use polyarch_store::{
     BackupManifest, BackupReport, BackupSurvey, Problem, VerifyConfig, VerifyReport, verify, verify_backup,
@@ -87,7 +87,11 @@ impl Verify {
 /// Whether the directory says whose data it holds, where it holds any.
 fn check_identity(directory: &Path, report: &mut VerifyReport) -> Result<(), Failure> {
     let path = directory.join(IDENTITY);
+    let is_unfinished = restore_is_unfinished(directory).unwrap_or(false);
     let problem = match fs::metadata(&path).and_then(|_| fs::File::open(&path)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && is_unfinished => {
+            "it is missing: a restore into this directory did not end. Run `polyarch restore` again".to_owned()
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             "it is missing, and nothing else says whose data this is; restore it from a backup of this directory. Do \
              not run `polyarch init` or `polyarch join` here"
@@ -177,6 +181,10 @@ mod tests {
         let mut report = VerifyReport::default();
         check_identity(dir.path(), &mut report).unwrap();
         assert!(report.problems[0].to_string().starts_with("identity.toml: it is missing"), "{report:?}");
+        fs::write(dir.path().join("restoring.toml"), "").unwrap();
+        report = VerifyReport::default();
+        check_identity(dir.path(), &mut report).unwrap();
+        assert!(report.problems[0].to_string().contains("`polyarch restore` again"), "{report:?}");
         fs::write(dir.path().join(IDENTITY), "format = 1").unwrap();
         report = VerifyReport::default();
         check_identity(dir.path(), &mut report).unwrap();
