@@ -13,7 +13,7 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use polyarch_client::{
-    ConditionView, Dot, Edge, EventView, FeedView, ForkMember, ForkSide, KeyspaceView, MemberStatus, NodeAddress,
+    ConditionView, DifferentView, Dot, Edge, EventView, FeedView, ForkMember, ForkSide, KeyspaceView, MemberStatus, NodeAddress,
     Origin, PauseCause, PausedView, Record, RecordKey, RegainedView, SiblingOutline, SiblingView, StatusView, Written,
 };
 use polyarch_node::{NodeIdentity, Restored};
@@ -179,6 +179,24 @@ struct ConditionObject<'a> {
     paused: Vec<PausedObject<'a>>,
     regained: Vec<RegainedObject>,
     regained_write_sets: u64,
+    snapshot: Option<SnapshotObject>,
+    different: Vec<DifferentObject>,
+}
+
+/// A snapshot on its way in.
+#[derive(Debug, Serialize)]
+struct SnapshotObject {
+    from: u32,
+    phase: &'static str,
+    records: u64,
+    bytes: u64,
+}
+
+/// A member that differs at an equal applied-set.
+#[derive(Debug, Serialize)]
+struct DifferentObject {
+    server_id: u32,
+    equal_buckets: Option<u32>,
 }
 
 /// A line of `quarantine list`: an origin whose feed the node has stopped.
@@ -258,6 +276,12 @@ impl<'a> From<&'a PausedView> for PausedObject<'a> {
     }
 }
 
+impl From<&DifferentView> for DifferentObject {
+    fn from(view: &DifferentView) -> Self {
+        Self { server_id: view.server_id, equal_buckets: view.equal_buckets }
+    }
+}
+
 impl<'a> From<&'a ConditionView> for ConditionObject<'a> {
     fn from(condition: &'a ConditionView) -> Self {
         let regained = |view: &RegainedView| RegainedObject {
@@ -273,6 +297,13 @@ impl<'a> From<&'a ConditionView> for ConditionObject<'a> {
             paused: condition.paused.iter().map(PausedObject::from).collect(),
             regained: condition.regained.iter().map(regained).collect(),
             regained_write_sets: condition.regained_write_sets,
+            snapshot: condition.snapshot.as_ref().map(|snapshot| SnapshotObject {
+                from: snapshot.from,
+                phase: if snapshot.is_joining { "joining" } else { "fetching" },
+                records: snapshot.records,
+                bytes: snapshot.bytes,
+            }),
+            different: condition.different.iter().map(DifferentObject::from).collect(),
         }
     }
 }

@@ -74,7 +74,9 @@ pub use polyarch_protocol::client::{
     BucketPage, BucketScan, CountersView, EventView, FeedView, KeyspaceView, PeerView, RecordOutline, Refusal,
     SiblingOutline, SiblingView, StatusView, Supersede, Written,
 };
-pub use polyarch_protocol::condition::{ConditionView, ForkMember, ForkSide, PauseCause, PausedView, RegainedView};
+pub use polyarch_protocol::condition::{
+    ConditionView, DifferentView, ForkMember, ForkSide, PauseCause, PausedView, RegainedView, SnapshotView,
+};
 pub use polyarch_protocol::{
     DIGEST_BUCKETS, Digest, Edge, KeysHeld, KeyspaceId, ParseTopologyError, PeerDigest, RecordKey, Resume, SnapshotId,
     Topology, of_all_buckets,

@@ -15,6 +15,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use polyarch_protocol::client::{Refusal, Response};
+use polyarch_protocol::condition::SnapshotView;
 use polyarch_protocol::peer::{ClusterId, PeerMessage};
 use polyarch_protocol::{
     BucketsWanted, ChainHeads, Durability, Event, Input, LinkId, LogPosition, LogSource, Now, Output, Replica,
@@ -415,6 +416,9 @@ impl Driver {
             status.counters.link_bytes_received = received;
             status.counters.checkpoints = self.checkpoints;
         }
+        if let Ok(Response::Condition(condition)) = &mut result {
+            condition.snapshot = self.snapshot_view();
+        }
         if let Some(client) = self.clients.get(&tag.connection) {
             // A client that has just gone no longer listens.
             let _ = client.send((tag.request, result));
@@ -622,6 +626,16 @@ impl Driver {
             // A driver that has stopped finds the file at the next start.
             let _ = driver.send(ToDriver::SnapshotFetched(fetch.run().await.map(Box::new)));
         });
+    }
+
+    fn snapshot_view(&self) -> Option<SnapshotView> {
+        let progress = &self.snapshots.progress;
+        Some(SnapshotView {
+            from: self.replica.fetches_snapshot_from()?,
+            is_joining: !matches!(self.joining, Joining::No),
+            records: progress.records.load(Ordering::Relaxed),
+            bytes: progress.bytes.load(Ordering::Relaxed),
+        })
     }
 
     /// Does what waits for a moment at which nothing is staged.

@@ -13,6 +13,32 @@ pub struct ConditionView {
     pub regained: Vec<RegainedView>,
     /// How many of those write sets are here again, since the process began.
     pub regained_write_sets: u64,
+    /// The snapshot that is on its way in, or being joined.
+    pub snapshot: Option<SnapshotView>,
+    /// Linked members whose digest was not equal at an equal applied-set, in order.
+    pub different: Vec<DifferentView>,
+}
+
+/// A snapshot that a node gets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotView {
+    /// The donor.
+    pub from: u32,
+    /// Whether all of it is here, and is being joined with what the node has.
+    pub is_joining: bool,
+    /// Records that are here.
+    pub records: u64,
+    /// Bytes that are here.
+    pub bytes: u64,
+}
+
+/// A member that does not hold what this node holds, though both have applied the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DifferentView {
+    /// The member.
+    pub server_id: u32,
+    /// How many of the digest's buckets are equal; `None` while that is not known.
+    pub equal_buckets: Option<u32>,
 }
 
 /// An origin whose feed is stopped on a node.

@@ -310,6 +310,8 @@ impl<F: Files, S: StateStore> Joined<F, S> {
     pub(crate) fn complete(&mut self, end: LogPosition, own: &ChainHeads) -> Result<(), JoinError> {
         self.follow(None)?;
         check_end(&self.replay.frontier, Some(own))?;
+        // Twice, for the log lets a state roll back by one flush, and before these it is of no use.
+        self.replay.checkpoint(end, Provenance::Joined(own.clone()))?;
         self.replay.checkpoint(end, Provenance::Joined(own.clone()))
     }
 

@@ -25,9 +25,10 @@ Asks any node of the profile, the one of --node, or each with --all. With --json
    \"paused\"}], \"counters\": {\"written\", \"received\", \"skipped\", \"returned\", \"conflicts\", \"syncs\",
    \"log_bytes\", \"checkpoints\", \"link_bytes_sent\", \"link_bytes_received\"}, \"paused\": [..],
    \"regained\": [{\"origin\", \"had\", \"peer_has\", \"from\", \"applied\", \"noticed_ms\", \"complete_ms\"}],
-   \"regained_write_sets\"}
+   \"regained_write_sets\", \"snapshot\": {\"from\", \"phase\", \"records\", \"bytes\"}|null,
+   \"different\": [{\"server_id\", \"equal_buckets\"}]}
 \"paused\" is as in `polyarch quarantine list`. \"regained\" are epochs of this node's own of which it had lost write sets
-that others have. These last three are not there of a node of version 0.1.
+that others have. What comes from \"paused\" on is not there of a node of version 0.1.
 A node knows how far the members are that it has a link to. Of the others \"behind\" and \"ahead\" are 0 and \"equal\" is
 null: ask their neighbours, or all with --all. \"skipped\" came again and was left; \"returned\" of that was its own.
 \"node\" is the address that answered, as it was dialled. Of a node that does not answer, --all prints
@@ -154,6 +155,24 @@ fn print_condition(condition: &ConditionView, output: &mut Output) -> Result<(),
     for paused in &condition.paused {
         output.line(format_args!("  STOPPED {}  {}", paused.origin, quarantine::described(paused)))?;
         output.line(format_args!("          to do: {}", quarantine::to_do(paused)))?;
+    }
+    if let Some(snapshot) = &condition.snapshot {
+        let doing = if snapshot.is_joining { "is being joined" } else { "is on its way" };
+        output.line(format_args!(
+            "  snapshot of member {} {doing}: {} records, {:.1} MiB",
+            snapshot.from,
+            snapshot.records,
+            snapshot.bytes as f64 / f64::from(1 << 20)
+        ))?;
+    }
+    for different in &condition.different {
+        if let Some(equal) = different.equal_buckets {
+            output.line(format_args!(
+                "  DIFFERS from member {}: {} equal",
+                different.server_id,
+                of_all_buckets(equal as usize)
+            ))?;
+        }
     }
     if let Some(line) = described_losses(&condition.regained, condition.regained_write_sets) {
         output.line(format_args!("  lost   {line}"))?;

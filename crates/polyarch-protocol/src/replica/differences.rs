@@ -20,6 +20,7 @@ use polyarch_crdt::AppliedSet;
 
 use super::{LinkId, Now, Output, Replica};
 use crate::buckets::{BUCKETS_COMPARED_MAX, BucketKeys, BucketsWanted, DifferingKey, HeldBy, PeerDigest, compare};
+use crate::condition::DifferentView;
 use crate::digest::DIGEST_BUCKETS;
 use crate::event::Event;
 use crate::keyspace::{KeyspaceId, RecordKey};
@@ -116,11 +117,15 @@ impl<S: Storage> Replica<S> {
         }
     }
 
-    /// Of a member that differed at the last equal applied-set: how many of the [`DIGEST_BUCKETS`]
-    /// were equal when they were compared last; `None` when they were not, or nothing differs.
-    pub fn equal_buckets(&self, server_id: u32) -> Option<usize> {
-        let differing = self.differences.members.get(&server_id)?.buckets?;
-        Some(DIGEST_BUCKETS - differing)
+    /// The members that differed at the last equal applied-set, and how many of the
+    /// [`DIGEST_BUCKETS`] were equal when they were compared last, if they were.
+    pub(super) fn different_views(&self) -> Vec<DifferentView> {
+        let equal = |differing: usize| (DIGEST_BUCKETS - differing) as u32;
+        let view = |(server_id, difference): (&u32, &Difference)| DifferentView {
+            server_id: *server_id,
+            equal_buckets: difference.buckets.map(equal),
+        };
+        self.differences.members.iter().map(view).collect()
     }
 
     fn send_digest(&mut self, link: LinkId, server_id: u32) {

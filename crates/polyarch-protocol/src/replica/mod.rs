@@ -542,6 +542,9 @@ impl<S: Storage> Replica<S> {
             paused: self.paused_views(),
             regained: self.regained_views(),
             regained_write_sets: self.regained_write_sets(),
+            // How far that is, the driver knows.
+            snapshot: None,
+            different: self.different_views(),
         }
     }
 

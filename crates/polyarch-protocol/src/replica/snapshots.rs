@@ -137,6 +137,9 @@ impl<S: Storage> Replica<S> {
         debug_assert!(self.durable.staged.is_empty(), "nothing is staged when a snapshot is adopted");
         let from = self.snapshots.fetching.take().map(|(_, server_id)| server_id);
         self.snapshots = Snapshots::default();
+        if let Some(from) = from {
+            self.note_losses(from, frontier.heads.applied(), now);
+        }
         let gained = frontier.heads.applied().since(self.frontier.heads.applied());
         self.counters.received += missing(self.frontier.heads.applied(), frontier.heads.applied());
         self.close_epoch_if_overtaken(frontier.heads.applied());

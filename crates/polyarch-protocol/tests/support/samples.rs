@@ -10,7 +10,8 @@ use polyarch_protocol::client::{
     RecordOutline, RecordView, Refusal, Request, Response, ScanRequest, SiblingOutline, SiblingView, StatusView,
     Supersede, WriteChange, WriteRequest, Written,
 };
-use polyarch_protocol::condition::{ConditionView, ForkMember, ForkSide, PauseCause, PausedView, RegainedView};
+use polyarch_protocol::condition::{
+    DifferentView, SnapshotView,ConditionView, ForkMember, ForkSide, PauseCause, PausedView, RegainedView};
 use polyarch_protocol::peer::{
     ClusterId, FeedGroup, Heartbeat, Hello, PeerMessage, Refuse, RefuseReason, Subscribe, Twin,
 };
@@ -126,6 +127,11 @@ pub(crate) fn condition() -> ConditionView {
             },
         ],
         regained_write_sets: 201,
+        snapshot: Some(SnapshotView { from: 1, is_joining: true, records: 300, bytes: 70_000 }),
+        different: vec![
+            DifferentView { server_id: 1, equal_buckets: None },
+            DifferentView { server_id: 300, equal_buckets: Some(4_095) },
+        ],
     }
 }
 
