@@ -14,7 +14,7 @@ pub struct Bug {
 }
 
 /// All bugs there are.
-pub const BUGS: [Bug; 24] = [
+pub const BUGS: [Bug; 22] = [
     Bug { name: "no-sync", what: "the log says that it is synced and is not" },
     Bug { name: "no-sync-at-recovery", what: "what a start finds in the page cache is taken for durable" },
     Bug {
@@ -43,11 +43,6 @@ pub const BUGS: [Bug; 24] = [
     Bug { name: "stays-joining", what: "a member that has caught up does not say so" },
     Bug { name: "dials-everyone", what: "a driver dials all members, not those that the plan names" },
     Bug { name: "unknown-is-taken-for-all", what: "a member of which nothing is known is taken to have all" },
-    Bug {
-        name: "absorb-not-pinned",
-        what: "a checkpoint takes absorb entries away from walks that began before their dots came",
-    },
-    Bug { name: "log-not-pinned", what: "log segments are removed that a walk is yet to read" },
     Bug { name: "join-without-log", what: "a snapshot is joined without the log that came with it" },
     Bug {
         name: "snapshot-ends-where-it-began",
@@ -84,8 +79,6 @@ pub(crate) fn switch_in_store(config: &mut StoreConfig) {
         config.log.bugs.ends_late_after_torn_group = seeded_bug("log-ends-late-after-torn-group");
         config.log.bugs.full_is_failed = seeded_bug("full-is-failed");
         config.bugs.absorb_removed_at_once = seeded_bug("absorb-removed-at-once");
-        config.bugs.absorb_not_pinned = seeded_bug("absorb-not-pinned");
-        config.bugs.log_not_pinned = seeded_bug("log-not-pinned");
         config.bugs.join_without_log = seeded_bug("join-without-log");
         config.bugs.reads_durable_instead_of_staged = seeded_bug("durable-instead-of-staged");
     }
