@@ -19,7 +19,7 @@ fn what_a_disk_altered_is_named_by_an_alarm_and_listed_by_diff() {
     let mut cluster = Cluster::start_with(3, SMALL);
     cluster.polyarch(["keyspace", "create", "notes", "--kind", "mv"]).ok();
     let records: String = (0..10).map(|i| format!("{{\"key\": \"k{i}\", \"value\": \"v\"}}\n")).collect();
-    cluster.polyarch_with_input(["import", "notes", "-"], records.as_bytes()).ok();
+    cluster.polyarch_with_input(["import", "notes", "-", "--replace"], records.as_bytes()).ok();
     fill_until_checkpointed(&cluster, 3);
     cluster.wait_until_equal(&[1, 2, 3], EQUAL_MAX);
     let at_1 = cluster.address(1);
@@ -77,7 +77,7 @@ fn fill_until_checkpointed(cluster: &Cluster, at: u32) {
     eventually("a checkpoint", EQUAL_MAX, || {
         let record = format!("{{\"key\": \"fill{written}\", \"value\": \"{value}\"}}\n");
         written += 1;
-        cluster.polyarch_with_input(["import", "notes", "-"], record.as_bytes()).ok();
+        cluster.polyarch_with_input(["import", "notes", "-", "--replace"], record.as_bytes()).ok();
         cluster.status(at).filter(|status| status["counters"]["checkpoints"] != 0).map(|_| ())
     });
 }

@@ -13,8 +13,9 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use polyarch_client::{
-    ConditionView, DifferentView, Dot, Edge, EventView, FeedView, ForkMember, ForkSide, KeyspaceView, MemberStatus, NodeAddress,
-    Origin, PauseCause, PausedView, Record, RecordKey, RegainedView, SiblingOutline, SiblingView, StatusView, Written,
+    ConditionView, DifferentView, Dot, Edge, EventView, FeedView, ForkMember, ForkSide, KeyspaceView, MemberStatus,
+    NodeAddress, Origin, PauseCause, PausedView, Record, RecordKey, RegainedView, SiblingOutline, SiblingView,
+    StatusView, Written,
 };
 use polyarch_node::{NodeIdentity, Restored};
 use polyarch_protocol::catalog::SystemRecord;

@@ -21,7 +21,7 @@ use polyarch_protocol::{
     BucketsWanted, ChainHeads, Durability, Event, Input, LinkId, LogPosition, LogSource, Now, Output, Replica,
     RequestTag, Storage,
 };
-use polyarch_store::files::Directory;
+use polyarch_store::files::{Directory, Files};
 use polyarch_store::log::LogError;
 use polyarch_store::state::SledState;
 use polyarch_store::{CheckpointDone, CheckpointError, DiskStore, JoinError};
@@ -68,6 +68,8 @@ pub(crate) enum ToDriver {
     Events(RequestTag, usize),
     /// The result of the running checkpoint is there.
     Checkpointed,
+    /// Whether the member on a link may ask for a snapshot.
+    IsEstablished(LinkId, oneshot::Sender<bool>),
     /// Keep what a walk over the records needs that begins now.
     Pin(oneshot::Sender<Pinned>),
     /// A snapshot is whole in its files, or there is none, for this reason.
@@ -125,6 +127,8 @@ struct JoinThread {
 pub(crate) struct Snapshots {
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) cluster_id: ClusterId,
+    /// What fetches and joins leave free on the disk.
+    pub(crate) floor_bytes: u64,
     pub(crate) progress: Arc<SnapshotProgress>,
 }
 
@@ -271,6 +275,10 @@ impl Driver {
                     self.checkpointing = None;
                     self.finish_checkpoint(result);
                 }
+            }
+            ToDriver::IsEstablished(link, sender) => {
+                // Whoever asked may be gone.
+                let _ = sender.send(self.replica.is_established(link));
             }
             ToDriver::Pin(pinned) => self.pins.push(pinned),
             ToDriver::SnapshotFetched(Ok(snapshot)) => self.joining = Joining::Due(snapshot),
@@ -619,6 +627,7 @@ impl Driver {
             donor,
             cluster_id: self.snapshots.cluster_id,
             files: self.replica.storage().snapshot_files().clone(),
+            floor_bytes: self.snapshots.floor_bytes,
             progress: self.snapshots.progress.clone(),
         };
         let driver = self.own_inbox.clone();
@@ -676,9 +685,11 @@ impl Driver {
         let (sender, result) = mpsc::channel();
         let (inbox, stop) = (self.own_inbox.clone(), Arc::new(AtomicBool::new(false)));
         let stopped = stop.clone();
+        let (files, floor_bytes) = (self.replica.storage().snapshot_files().clone(), self.snapshots.floor_bytes);
+        let has_room = move || files.free_bytes().is_none_or(|free| free >= floor_bytes);
         let run = move || {
             // The driver may have stopped; the snapshot stays in its file.
-            let _ = sender.send(job.run(|_| !stopped.load(Ordering::Relaxed)));
+            let _ = sender.send(job.run(|_| !stopped.load(Ordering::Relaxed) && has_room()));
             let _ = inbox.send(ToDriver::Joined);
         };
         match std::thread::Builder::new().name("join".to_owned()).spawn(run) {
@@ -699,7 +710,9 @@ impl Driver {
     fn join_failed(&mut self, error: &JoinError) {
         self.joining = Joining::No;
         // To join it again would fail again.
-        if error.is_of_the_snapshot()
+        let is_of_no_use =
+            error.is_of_the_snapshot() || matches!(error, JoinError::Abandoned(_) | JoinError::Storage(_));
+        if is_of_no_use
             && let Ok(Some(snapshot)) = Incoming::open(self.replica.storage().snapshot_files().clone())
             && let Err(error) = snapshot.remove()
         {

@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info};
 
 use crate::driver::{ToDriver, ToDriverSender};
-use crate::snapshots::Donor;
+use crate::snapshots::{Donor, give_up};
 use crate::{LogReader, random_u64};
 
 /// Control messages that may wait for a link; a peer that lets more of them wait loses the link.
@@ -363,11 +363,14 @@ impl Links {
 
 /// Answers what the peer asks for on streams beside the control stream: snapshots.
 async fn serve_snapshots(link: LinkId, connection: Connection, donor: Arc<Donor>, server_id: u32) {
-    while let Ok((writer, mut reader)) = connection.accept_bi().await {
+    while let Ok((mut writer, mut reader)) = connection.accept_bi().await {
         let donor = donor.clone();
         // Not ended with the link: what it had pinned is then held for a while.
         tokio::spawn(async move {
             if let Ok(Ok(Some(frame))) = timeout(CONTROL_OPEN_MAX, reader.next(wire::CONTROL_BYTES_MAX)).await {
+                if !donor.knows(link).await {
+                    return give_up(&mut writer, "no link is established".to_owned()).await;
+                }
                 // A driver that has stopped keeps no links.
                 let _ = donor.driver.send(Input::SnapshotSent { link, begins: true }.into());
                 donor.clone().serve(&frame, writer, format!("member {server_id}")).await;

@@ -206,6 +206,8 @@ impl Node {
         let snapshots = Snapshots {
             runtime: tokio::runtime::Handle::current(),
             cluster_id,
+            // The log stops at the reserve, and is to find room after a snapshot has stopped.
+            floor_bytes: config.storage.disk_reserve_mib << 21,
             progress: Arc::new(SnapshotProgress::default()),
         };
         let runs = Driver::new(

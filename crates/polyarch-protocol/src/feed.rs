@@ -192,7 +192,7 @@ impl Wanted {
     /// The next seq that the receiver lacks.
     fn due(&self) -> u64 {
         match self {
-            Self::Skipping { theirs, .. } => theirs.seq + 1,
+            Self::Skipping { theirs, .. } => theirs.seq.saturating_add(1),
             Self::Serving { next_seq } => *next_seq,
         }
     }

@@ -95,7 +95,7 @@ pub struct JoinProgress {
 #[non_exhaustive]
 pub enum JoinError {
     /// It was told to stop.
-    #[error("the join was stopped")]
+    #[error("the join was stopped, since the node stops or the disk has too little room")]
     Stopped,
     /// The snapshot's file cannot be read.
     #[error(transparent)]

@@ -118,7 +118,8 @@ pub enum OpenError {
     /// The state is of no use or has gone back, and the log alone does not add up to it.
     #[error(
         "the state is lost ({why}), and the log alone no longer adds up to the data since a snapshot was joined at {boundary}. \
-         Nothing was changed. Run `polyarch repair`, which takes the data from another member"
+         Nothing was changed. Keep a copy of the whole data directory, then restore it from a backup, or remove it and run `polyarch join`: \
+         what other members have comes back in a snapshot"
     )]
     StateLostBehindSnapshot {
         /// What is wrong with the state.

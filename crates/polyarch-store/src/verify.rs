@@ -404,7 +404,8 @@ impl<S: StateStore> Walk<S> {
         self.upon_nothing = None;
         let crosses = |held: &Checkpoint| held.position < start && held.frontier.heads != *heads;
         if let Some(held) = self.held.as_ref().filter(|held| crosses(held)) {
-            let (at, remedy) = (held.position, "run `polyarch repair`");
+            let (at, remedy) =
+                (held.position, "restore it from a backup, or keep a copy, remove it and run `polyarch join`");
             findings
                 .add("state", format!("it is at {at}, and a snapshot was joined at {start} that it lacks; {remedy}"));
             self.upon_state = None;

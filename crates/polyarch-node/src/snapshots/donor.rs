@@ -8,14 +8,14 @@ use parking_lot::Mutex;
 use polyarch_crdt::Record;
 use polyarch_protocol::peer::ClusterId;
 use polyarch_protocol::{
-    LogBatch, LogMark, LogPosition, LogReadError, LogSource, RecordKey, SnapshotBegin, SnapshotId, SnapshotPart,
-    SnapshotRecords, SnapshotRequest, SnapshotSource, SnapshotStep,
+    LinkId, LogBatch, LogMark, LogPosition, LogReadError, LogSource, RecordKey, SnapshotBegin, SnapshotId,
+    SnapshotPart, SnapshotRecords, SnapshotRequest, SnapshotSource, SnapshotStep,
 };
 use polyarch_store::Pin;
 use polyarch_store::state::ScanRange;
 use polyarch_transport::{CloseCode, FrameWriter};
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use crate::driver::{ToDriver, ToDriverSender};
@@ -30,6 +30,8 @@ const PARTS_AHEAD: usize = 4;
 const STALL_MAX: Duration = Duration::from_secs(30);
 /// How long what a walk had pinned is held for a receiver that may come back.
 const HOLD: Duration = Duration::from_secs(60);
+/// How long a walk may pin log and absorb entries at all, broken off and gone on with or not.
+const WALK_MAX: Duration = Duration::from_secs(3_600);
 
 /// What a walk begins from, and keeps.
 pub(crate) struct Pinned {
@@ -52,6 +54,7 @@ pub(crate) struct Donor {
 pub(crate) struct Walk {
     begin: SnapshotBegin,
     pin: Pin,
+    since: Instant,
 }
 
 impl Donor {
@@ -94,7 +97,7 @@ impl Donor {
     /// The walk that is asked for, if it is still held, or a new one.
     async fn walk(&self, request: SnapshotRequest) -> Result<(Arc<Walk>, SnapshotSource), String> {
         if let Some(resume) = request.resume
-            && let Some(walk) = self.held.lock().remove(&resume.id).filter(|walk| walk.pin.is_valid())
+            && let Some(walk) = self.held.lock().remove(&resume.id).filter(|walk| walk.goes_on().is_ok())
         {
             let source = SnapshotSource::resumed(walk.begin.clone(), walk.pin.position(), resume.keys);
             return Ok((walk, source));
@@ -104,7 +107,14 @@ impl Donor {
         let id = SnapshotId(random_u128());
         let begin = SnapshotBegin { id, cluster_id: self.cluster_id, donor: self.server_id, start };
         let source = SnapshotSource::new(begin.clone(), pin.position());
-        Ok((Arc::new(Walk { begin, pin }), source))
+        Ok((Arc::new(Walk { begin, pin, since: Instant::now() }), source))
+    }
+
+    /// Whether the member on this link has said who it is, and is one to whom this node speaks.
+    pub(crate) async fn knows(&self, link: LinkId) -> bool {
+        let (sender, known) = oneshot::channel();
+        let _ = self.driver.send(ToDriver::IsEstablished(link, sender));
+        known.await.unwrap_or(false)
     }
 
     /// Pins what is durable now.
@@ -147,9 +157,7 @@ impl Donor {
     fn read(&self, walk: &Walk, source: &mut SnapshotSource, parts: &mpsc::Sender<Vec<u8>>) -> Result<u64, String> {
         let records = DonorRecords { view: &self.view, log: &self.log };
         loop {
-            if !walk.pin.is_valid() {
-                return Err("it joined a snapshot itself".to_owned());
-            }
+            walk.goes_on()?;
             match source.poll(&records) {
                 SnapshotStep::Part(part) => {
                     if parts.blocking_send(part).is_err() {
@@ -173,11 +181,35 @@ impl Donor {
     /// Keeps what a walk had pinned for a while.
     fn hold(self: Arc<Self>, walk: Arc<Walk>) {
         let id = walk.begin.id;
-        self.held.lock().insert(id, walk);
+        let mut held = self.held.lock();
+        if held.len() >= WALKS_MAX
+            && let Some(oldest) = held.iter().min_by_key(|(_, walk)| walk.since)
+        {
+            let oldest = *oldest.0;
+            held.remove(&oldest);
+        }
+        held.insert(id, walk);
+        drop(held);
+        // A node that stops is not held up by it.
+        let donor = Arc::downgrade(&self);
         tokio::spawn(async move {
             tokio::time::sleep(HOLD).await;
-            self.held.lock().remove(&id);
+            if let Some(donor) = donor.upgrade() {
+                donor.held.lock().remove(&id);
+            }
         });
+    }
+}
+
+impl Walk {
+    fn goes_on(&self) -> Result<(), String> {
+        match self.pin.is_valid() {
+            false => Err("it joined a snapshot itself".to_owned()),
+            true if self.since.elapsed() > WALK_MAX => {
+                Err(format!("it took more than {} minutes", WALK_MAX.as_secs() / 60))
+            }
+            true => Ok(()),
+        }
     }
 }
 

@@ -8,10 +8,11 @@ use bytes::Bytes;
 use polyarch_protocol::limits::wire;
 use polyarch_protocol::peer::ClusterId;
 use polyarch_protocol::{SnapshotPart, SnapshotRequest};
-use polyarch_store::files::Directory;
+use polyarch_store::files::{Directory, Files};
 use polyarch_transport::Connection;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
+use tracing::warn;
 
 /// Frames that are read before they are on their way to the disk.
 const FRAMES_AHEAD: usize = 8;
@@ -35,16 +36,22 @@ pub(crate) struct Fetch {
     pub(crate) donor: u32,
     pub(crate) cluster_id: ClusterId,
     pub(crate) files: Directory,
+    /// What stays free on the disk, for the log and the checkpoints.
+    pub(crate) floor_bytes: u64,
     pub(crate) progress: Arc<SnapshotProgress>,
 }
 
 impl Fetch {
     /// Fetches it whole, or goes on with what an earlier fetch left.
     pub(crate) async fn run(self) -> Result<Incoming, String> {
-        let Self { connection, donor, cluster_id, files, progress } = self;
+        let Self { connection, donor, cluster_id, files, floor_bytes, progress } = self;
         let opened = files.clone();
         let held = tokio::task::spawn_blocking(move || Incoming::open(opened)).await;
-        let held = held.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        // One that cannot be read is begun anew.
+        let held = held.map_err(|error| error.to_string())?.unwrap_or_else(|error| {
+            warn!(%error, "a snapshot that was on its way in cannot be gone on with");
+            None
+        });
         let mut held = held.filter(|held| held.begun().donor == donor && held.begun().cluster_id == cluster_id);
         if let Some(whole) = held.take_if(|held| held.is_whole()) {
             return Ok(whole);
@@ -55,7 +62,7 @@ impl Fetch {
         writer.flush().await.map_err(|error| error.to_string())?;
 
         let (frames, incoming) = mpsc::channel(FRAMES_AHEAD);
-        let taking = Taking { held, files, donor, cluster_id, progress };
+        let taking = Taking { held, files, floor_bytes, donor, cluster_id, progress };
         let taken = tokio::task::spawn_blocking(move || taking.all(incoming));
         let broken = loop {
             match timeout(SILENT_MAX, reader.next(wire::FRAME_BYTES_MAX)).await {
@@ -79,6 +86,7 @@ impl Fetch {
 struct Taking {
     held: Option<Incoming>,
     files: Directory,
+    floor_bytes: u64,
     donor: u32,
     cluster_id: ClusterId,
     progress: Arc<SnapshotProgress>,
@@ -89,6 +97,11 @@ impl Taking {
         let Some(first) = incoming.blocking_recv() else { return Err("the donor said nothing".to_owned()) };
         let mut receiver = self.begin(&first)?;
         while let Some(frame) = incoming.blocking_recv() {
+            if let Some(free) = self.files.free_bytes().filter(|free| *free < self.floor_bytes) {
+                // What is there would take that room for as long as nobody makes more.
+                receiver.remove().map_err(|error| error.to_string())?;
+                return Err(format!("it leaves {free} bytes free on the disk, fewer than {}", self.floor_bytes));
+            }
             receiver.push(&frame).map_err(|error| error.to_string())?;
             let progress = receiver.progress();
             self.progress.records.store(progress.records, Ordering::Relaxed);

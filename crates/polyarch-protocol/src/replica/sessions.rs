@@ -599,6 +599,11 @@ impl<S: Storage> Replica<S> {
         }
     }
 
+    /// Whether a member has said hello on this link and was accepted.
+    pub fn is_established(&self, link: LinkId) -> bool {
+        self.sessions.get(&link).is_some_and(|session| session.established.is_some())
+    }
+
     pub(super) fn established(&self) -> impl Iterator<Item = (LinkId, &Session)> {
         self.sessions.iter().filter(|(_, s)| s.established.is_some()).map(|(link, s)| (*link, s))
     }

@@ -16,8 +16,12 @@ use crate::peer::PeerVersion;
 use crate::storage::{Storage, StorageError};
 
 /// After a fetch that failed another is begun, at the earliest, so many
-/// [`FeedTimings::feed_stall_ms`](crate::FeedTimings::feed_stall_ms) later.
+/// [`FeedTimings::feed_stall_ms`](crate::FeedTimings::feed_stall_ms) later; twice as many after each
+/// that follows, up to the second number.
 const RETRY_STALLS: u64 = 2;
+const RETRY_STALLS_MAX: u64 = 64;
+/// How often in a row one donor is asked to go on before another is.
+const SAME_DONOR_MAX: u32 = 3;
 
 /// Of a snapshot that is fetched already.
 const NO_LINK: LinkId = LinkId(0);
@@ -29,8 +33,10 @@ pub(super) struct Snapshots {
     unfed_since_ms: Option<u64>,
     /// The member that a snapshot is being fetched from, and its link.
     fetching: Option<(LinkId, u32)>,
-    /// Whom the last one that failed was fetched from: it may still hold what it pinned.
+    /// Whom the last one that failed was fetched from, which may still hold what it pinned, and how
+    /// many failed since anything was joined.
     last_donor: Option<u32>,
+    failures: u32,
     not_before_ms: u64,
 }
 
@@ -42,7 +48,8 @@ impl<S: Storage> Replica<S> {
 
     /// Asks for a snapshot once there are write sets that others have and no link has fed for a while.
     pub(super) fn fetch_when_unfed(&mut self, now: Now) {
-        let Some(donor) = self.donor().filter(|_| self.failed.is_none()) else {
+        // What comes in would take the room that the log and the checkpoints need.
+        let Some(donor) = self.donor().filter(|_| self.failed.is_none() && self.full.is_none()) else {
             self.snapshots.unfed_since_ms = None;
             return;
         };
@@ -59,7 +66,7 @@ impl<S: Storage> Replica<S> {
     }
 
     /// Whose snapshot to fetch: of those whose log no longer has what others cannot feed either, the
-    /// one that was asked before, or else the one that has most.
+    /// one that was asked before, as long as that is worth it, or else the one that has most.
     fn donor(&self) -> Option<LinkId> {
         let unfed = self.unfed_origins();
         let applied = self.frontier.heads.applied();
@@ -69,7 +76,9 @@ impl<S: Storage> Replica<S> {
         });
         let rank = |session: &Session| {
             let has = session.heartbeat.as_ref().map_or(0, |heartbeat| missing(applied, &heartbeat.applied));
-            (self.snapshots.last_donor == Some(session.server_id), has)
+            let is_last = self.snapshots.last_donor == Some(session.server_id);
+            let goes_on = !self.snapshots.failures.is_multiple_of(SAME_DONOR_MAX);
+            (is_last == goes_on, has)
         };
         candidates.max_by_key(|(_, session)| rank(session)).map(|(link, _)| link)
     }
@@ -123,7 +132,9 @@ impl<S: Storage> Replica<S> {
     pub(super) fn fetch_failed(&mut self, reason: String, now: Now) {
         let Some((_, server_id)) = self.snapshots.fetching.take() else { return };
         self.snapshots.last_donor = Some(server_id);
-        let retry_ms = self.config.timings.feeds.feed_stall_ms.saturating_mul(RETRY_STALLS);
+        let doubled = RETRY_STALLS << self.snapshots.failures.min(8);
+        self.snapshots.failures += 1;
+        let retry_ms = self.config.timings.feeds.feed_stall_ms.saturating_mul(doubled.min(RETRY_STALLS_MAX));
         self.snapshots.not_before_ms = now.mono_ms.saturating_add(retry_ms);
         self.event(Event::SnapshotFailed { from: server_id, reason });
     }
@@ -137,12 +148,12 @@ impl<S: Storage> Replica<S> {
         debug_assert!(self.durable.staged.is_empty(), "nothing is staged when a snapshot is adopted");
         let from = self.snapshots.fetching.take().map(|(_, server_id)| server_id);
         self.snapshots = Snapshots::default();
-        if let Some(from) = from {
-            self.note_losses(from, frontier.heads.applied(), now);
-        }
         let gained = frontier.heads.applied().since(self.frontier.heads.applied());
         self.counters.received += missing(self.frontier.heads.applied(), frontier.heads.applied());
         self.close_epoch_if_overtaken(frontier.heads.applied());
+        if let Some(from) = from {
+            self.note_losses(from, frontier.heads.applied(), now);
+        }
         self.frontier = frontier;
         self.durable.position = self.storage.staged_end();
         self.durable.applied = self.frontier.heads.applied().clone();
@@ -157,6 +168,8 @@ impl<S: Storage> Replica<S> {
         self.event(Event::SnapshotJoined { from, origins: gained.len() });
         self.note_regained(now);
         self.gossip.at_once = true;
+        // Those that are fed what was gained hear that it is not in the log.
+        self.wake_feeds(&gained.iter().map(|dot| dot.origin).collect());
         self.subscribe_anew_to(&gained, now);
         self.take_waiting(now);
         self.replan(now);

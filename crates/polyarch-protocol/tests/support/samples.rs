@@ -11,7 +11,8 @@ use polyarch_protocol::client::{
     Supersede, WriteChange, WriteRequest, Written,
 };
 use polyarch_protocol::condition::{
-    DifferentView, SnapshotView,ConditionView, ForkMember, ForkSide, PauseCause, PausedView, RegainedView};
+    ConditionView, DifferentView, ForkMember, ForkSide, PauseCause, PausedView, RegainedView, SnapshotView,
+};
 use polyarch_protocol::peer::{
     ClusterId, FeedGroup, Heartbeat, Hello, PeerMessage, Refuse, RefuseReason, Subscribe, Twin,
 };

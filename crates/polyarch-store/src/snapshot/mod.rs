@@ -378,7 +378,7 @@ mod tests {
         let file = disk.contents(INCOMING).unwrap();
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         assert_eq!(hex(&file[..HEADER_BYTES]), "706f6c79736e61700100000094d28a80");
-        assert_eq!(hex(&file[HEADER_BYTES..][..FRAME_HEADER_BYTES]), "0900000016eca0f5");
+        assert_eq!(hex(&file[HEADER_BYTES..][..FRAME_HEADER_BYTES]), "0a000000f02c7e98");
         assert_eq!(file[HEADER_BYTES + FRAME_HEADER_BYTES..], part);
     }
 }

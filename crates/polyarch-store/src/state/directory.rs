@@ -9,6 +9,8 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use crate::files::{private_directory, private_file};
 
 use super::{SledConfig, SledState, StateError, StateOpener, StateStore, Succession};
@@ -50,6 +52,9 @@ struct Place<S> {
     data: PathBuf,
     patience: Duration,
     open: Arc<Open<S>>,
+    /// Held while a state is marked as not yet current and while older ones are removed, which goes by
+    /// these marks and runs on a thread of its own.
+    marking: Mutex<()>,
 }
 
 impl StateDirectory<SledState> {
@@ -66,7 +71,7 @@ impl<S: StateStore> StateDirectory<S> {
         patience: Duration,
         open: impl Fn(&Path) -> Result<S, StateError> + Send + Sync + 'static,
     ) -> Self {
-        Self { place: Arc::new(Place { data: data.into(), patience, open: Arc::new(open) }) }
+        Self { place: Arc::new(Place { data: data.into(), patience, open: Arc::new(open), marking: Mutex::default() }) }
     }
 }
 
@@ -143,6 +148,7 @@ impl<S: StateStore> Place<S> {
     }
 
     fn begin_next(&self) -> io::Result<u64> {
+        let _marking = self.marking.lock();
         let number = self.current()? + 1;
         // Before the directory: at no moment may it be taken for the current state.
         private_directory().recursive(true).create(self.state())?;
@@ -172,6 +178,7 @@ impl<S: StateStore> Place<S> {
     }
 
     fn remove_older(&self) -> io::Result<()> {
+        let _marking = self.marking.lock();
         let numbers = self.numbers()?;
         let Some(current) = numbers.current() else { return Ok(()) };
         let older: Vec<u64> = numbers.directories.into_iter().filter(|number| *number < current).collect();
