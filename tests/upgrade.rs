@@ -173,7 +173,11 @@ fn a_frozen_write_set_is_fed_logged_and_found_again() {
     assert!(replica.durable_applied().includes(dot));
     let log = replica.storage().log_reader();
     let begin = log.last_mark(&|heads| heads.applied().is_empty()).expect("the log goes back to its beginning");
-    assert_eq!(log.read(begin.position, 1).expect("it is sound").write_sets, [frozen.clone()], "byte by byte");
+    assert_eq!(
+        log.read(begin.position, 1).expect("it is sound").write_sets,
+        std::slice::from_ref(&frozen),
+        "byte by byte"
+    );
     let change = &WriteSet::decode(&frozen).expect("it is read").changes[0];
     let record = replica.storage_mut().record(&change.record_key()).expect("it is read");
     let values = record.fields().iter().flat_map(|field| field.siblings()).map(|sibling| Some(&sibling.value));
