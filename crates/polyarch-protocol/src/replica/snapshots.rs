@@ -19,7 +19,7 @@ use crate::storage::{Storage, StorageError};
 /// [`FeedTimings::feed_stall_ms`](crate::FeedTimings::feed_stall_ms) later; twice as many after each
 /// that follows, up to the second number.
 const RETRY_STALLS: u64 = 2;
-const RETRY_STALLS_MAX: u64 = 64;
+const RETRY_STALLS_MAX: u64 = 8;
 /// How often in a row one donor is asked to go on before another is.
 const SAME_DONOR_MAX: u32 = 3;
 
