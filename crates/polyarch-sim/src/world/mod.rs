@@ -36,7 +36,7 @@ use crate::invariants::{
 use crate::node::{Node, WallClock};
 use crate::registers::{Registers, Seen, shown_of};
 use crate::rng::Rng;
-use crate::scenario::{Act, Fault, Scenario};
+use crate::scenario::{Act, Fault, LogRemoval, Scenario};
 use crate::trace::{Sink, Trace};
 use clients::Client;
 use meter::Meter;
@@ -49,6 +49,9 @@ pub use snapshots::Snapshots;
 const CLUSTER: ClusterId = ClusterId(0x9019_a7c4);
 /// How long nodes have, after all faults ended, until they must be equal.
 const CONVERGENCE_BOUND_MS: u64 = 30_000;
+/// The same where logs are cut: all nodes may need snapshots of each other, and each that is joined ends
+/// those that are sent from there.
+const CONVERGENCE_BY_SNAPSHOTS_BOUND_MS: u64 = 60_000;
 /// A run that has not ended by then never does.
 const RUN_MAX_US: u64 = 900_000_000;
 /// How long all must have been equal and linked as planned before it counts as rest.
@@ -447,7 +450,7 @@ impl World {
                 self.review_removal();
                 if is_enough {
                     self.heal()?;
-                    let until_us = self.now_us + CONVERGENCE_BOUND_MS * 1_000;
+                    let until_us = self.now_us + self.convergence_bound_ms() * 1_000;
                     self.phase = Phase::Liveness { until_us, rest_since_us: None };
                 }
             }
@@ -514,9 +517,10 @@ impl World {
             return Ok(());
         }
         let nodes: Vec<(u32, &Seen)> = self.nodes.iter().map(|node| node.server_id).zip(sets).collect();
-        converges::check(CONVERGENCE_BOUND_MS, &nodes)?;
+        let bound_ms = self.convergence_bound_ms();
+        converges::check(bound_ms, &nodes)?;
         self.check_order()?;
-        Err(Violation::new(converges::NAME, format!("no rest {CONVERGENCE_BOUND_MS} ms after all faults ended")))
+        Err(Violation::new(converges::NAME, format!("no rest {bound_ms} ms after all faults ended")))
     }
 
     fn check_end(&mut self) -> Checked {
@@ -598,5 +602,14 @@ impl World {
             equal_applied_sets_equal_digests::check_recount(server_id, kept, counted.total())?;
         }
         Ok(())
+    }
+}
+
+impl World {
+    fn convergence_bound_ms(&self) -> u64 {
+        match self.scenario.log_removal {
+            LogRemoval::Cuts => CONVERGENCE_BY_SNAPSHOTS_BOUND_MS,
+            LogRemoval::Nothing | LogRemoval::WhatAllHave => CONVERGENCE_BOUND_MS,
+        }
     }
 }
