@@ -21,6 +21,7 @@ const GROWTH_MAX: f64 = 1.1;
 #[derive(Debug)]
 struct Kept {
     records: u64,
+    #[expect(dead_code, reason = "it is printed; that it is bounded is waited for")]
     log_bytes: u64,
     /// All small files beside log and state.
     metadata_bytes: u64,
