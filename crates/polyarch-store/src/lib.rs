@@ -38,7 +38,7 @@ pub use marks::MarkError;
 pub use open::{OpenError, OpenReport, StateReport};
 pub use pins::Pin;
 pub use published::StateReader;
-pub use snapshot::{SequenceError, SnapshotError, SnapshotPhase, SnapshotProgress, SnapshotReceiver};
+pub use snapshot::{DonorRecords, SequenceError, SnapshotError, SnapshotPhase, SnapshotProgress, SnapshotReceiver};
 #[cfg(feature = "seeded-bugs")]
 pub use store::SeededBugs;
 pub use store::{AdoptError, DiskStore, Store, StoreConfig, StoreFiles};

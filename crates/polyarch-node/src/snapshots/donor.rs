@@ -5,14 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use polyarch_crdt::Record;
 use polyarch_protocol::peer::ClusterId;
 use polyarch_protocol::{
-    LinkId, LogBatch, LogMark, LogPosition, LogReadError, LogSource, RecordKey, SnapshotBegin, SnapshotId,
-    SnapshotPart, SnapshotRecords, SnapshotRequest, SnapshotSource, SnapshotStep,
+    LinkId, SnapshotBegin, SnapshotId, SnapshotPart, SnapshotRequest, SnapshotSource, SnapshotStep,
 };
-use polyarch_store::Pin;
-use polyarch_store::state::ScanRange;
+use polyarch_store::{DonorRecords, Pin};
 use polyarch_transport::{CloseCode, FrameWriter};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout};
@@ -155,7 +152,8 @@ impl Donor {
     }
 
     fn read(&self, walk: &Walk, source: &mut SnapshotSource, parts: &mpsc::Sender<Vec<u8>>) -> Result<u64, String> {
-        let records = DonorRecords { view: &self.view, log: &self.log };
+        let published_end = || self.view.published().position;
+        let records = DonorRecords { records: &self.view.records, log: &self.log, published_end };
         loop {
             walk.goes_on()?;
             match source.poll(&records) {
@@ -221,38 +219,4 @@ pub(crate) async fn give_up(writer: &mut FrameWriter, reason: String) {
         writer.finish().await
     })
     .await;
-}
-
-/// What is published and durable here, as a walk reads it.
-struct DonorRecords<'a> {
-    view: &'a View,
-    log: &'a LogReader,
-}
-
-impl LogSource for DonorRecords<'_> {
-    fn last_mark(&self, reached: &dyn Fn(&polyarch_protocol::ChainHeads) -> bool) -> Option<LogMark> {
-        self.log.last_mark(reached)
-    }
-
-    fn read(&self, from: LogPosition, bytes_max: usize) -> Result<LogBatch, LogReadError> {
-        self.log.read(from, bytes_max)
-    }
-}
-
-impl SnapshotRecords for DonorRecords<'_> {
-    fn records(&self, after: Option<&RecordKey>, limit: usize) -> Result<Vec<(RecordKey, Arc<Record>)>, String> {
-        let range = match after {
-            Some(after) => ScanRange::everything().after(after.clone()),
-            None => ScanRange::everything(),
-        };
-        self.view.records.scan(&range, limit).map_err(|error| error.to_string())
-    }
-
-    fn published_end(&self) -> LogPosition {
-        self.view.published().position
-    }
-
-    fn durable_end(&self) -> LogPosition {
-        self.log.durable_end()
-    }
 }

@@ -5,17 +5,15 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use polyarch_protocol::{
-    Durability, Input, KeysHeld, LinkId, LogBatch, LogMark, LogPosition, LogReadError, LogSource, RecordKey,
-    SnapshotBegin, SnapshotId, SnapshotPart, SnapshotRecords, SnapshotRequest, SnapshotSource, SnapshotStep, Storage,
-    WriteSet,
+    Durability, Input, KeysHeld, LinkId, SnapshotBegin, SnapshotId, SnapshotPart, SnapshotRequest, SnapshotSource,
+    SnapshotStep, Storage, WriteSet,
 };
-use polyarch_store::Pin;
-use polyarch_store::state::ScanRange;
+use polyarch_store::{DonorRecords, Pin};
 
 use super::faults::End;
 use super::network::Parcel;
 use super::{CLUSTER, Event, World};
-use crate::disk::{SimIncoming, SimJoinJob, SimJoined, SimLogReader, SimStateReader};
+use crate::disk::{SimIncoming, SimJoinJob, SimJoined};
 use crate::invariants::{Checked, Violation, applied_once_and_in_order, nothing_leaves_before_durable};
 use crate::registers::Seen;
 
@@ -142,7 +140,7 @@ impl World {
         }
         let Some(process) = self.nodes[at].process_of(boot) else { return Ok(()) };
         let published_end = process.published_end;
-        let records = DonorRecords { reader: &process.reader, log: &process.log, published_end };
+        let records = DonorRecords { records: &process.reader, log: &process.log, published_end: || published_end };
         let Some(walk) = process.snapshots.walks.get_mut(&(link, fetch)) else { return Ok(()) };
         let step = match walk.pin.is_valid() {
             true => walk.source.poll(&records),
@@ -571,44 +569,5 @@ impl World {
         self.inspect(at)?;
         self.perform(at)?;
         self.serve_waiting(at)
-    }
-}
-
-/// What is published and durable at a donor, as a walk reads it.
-struct DonorRecords<'a> {
-    reader: &'a SimStateReader,
-    log: &'a SimLogReader,
-    published_end: LogPosition,
-}
-
-impl LogSource for DonorRecords<'_> {
-    fn last_mark(&self, reached: &dyn Fn(&polyarch_protocol::ChainHeads) -> bool) -> Option<LogMark> {
-        self.log.last_mark(reached)
-    }
-
-    fn read(&self, from: LogPosition, bytes_max: usize) -> Result<LogBatch, LogReadError> {
-        self.log.read(from, bytes_max)
-    }
-}
-
-impl SnapshotRecords for DonorRecords<'_> {
-    fn records(
-        &self,
-        after: Option<&RecordKey>,
-        limit: usize,
-    ) -> Result<Vec<(RecordKey, std::sync::Arc<polyarch_crdt::Record>)>, String> {
-        let range = match after {
-            Some(after) => ScanRange::everything().after(after.clone()),
-            None => ScanRange::everything(),
-        };
-        self.reader.scan(&range, limit).map_err(|error| error.to_string())
-    }
-
-    fn published_end(&self) -> LogPosition {
-        self.published_end
-    }
-
-    fn durable_end(&self) -> LogPosition {
-        self.log.durable_end()
     }
 }

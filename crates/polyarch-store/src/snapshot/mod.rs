@@ -26,6 +26,7 @@
 //! The file of a backup is the same under the name `backup.snapshot`, and is not removed when it was
 //! joined.
 
+mod donor;
 mod read;
 mod sequence;
 
@@ -40,6 +41,7 @@ use polyarch_protocol::{ChainHeads, KeysHeld, Resume, SnapshotBegin, SnapshotId,
 use crate::files::{Files, LogFile};
 pub use sequence::SequenceError;
 
+pub use donor::DonorRecords;
 use read::Read;
 pub(crate) use read::{Frames, SnapshotRecordReader};
 use sequence::Phase;

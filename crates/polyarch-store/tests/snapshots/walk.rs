@@ -1,17 +1,11 @@
 //! A donor's walk over a store, as the node serves it.
 
-use std::sync::Arc;
-
-use polyarch_crdt::Record;
 use polyarch_protocol::peer::ClusterId;
-use polyarch_protocol::{
-    ChainHeads, KeysHeld, LogBatch, LogMark, LogPosition, LogReadError, LogSource, RecordKey, SnapshotBegin,
-    SnapshotId, SnapshotRecords, SnapshotSource, SnapshotStep,
-};
+use polyarch_protocol::{KeysHeld, SnapshotBegin, SnapshotId, SnapshotSource, SnapshotStep};
 use polyarch_store::files::Files;
 use polyarch_store::log::LogReader;
-use polyarch_store::state::{ScanRange, StateStore};
-use polyarch_store::{Pin, SnapshotReceiver, StateReader};
+use polyarch_store::state::StateStore;
+use polyarch_store::{DonorRecords, Pin, SnapshotReceiver, StateReader};
 
 use super::support::Node;
 
@@ -26,34 +20,6 @@ pub(crate) struct Walk<F: Files, S: StateStore> {
 struct Donor<F: Files, S> {
     records: StateReader<S>,
     log: LogReader<F>,
-}
-
-impl<F: Files, S: StateStore> LogSource for Donor<F, S> {
-    fn last_mark(&self, reached: &dyn Fn(&ChainHeads) -> bool) -> Option<LogMark> {
-        self.log.last_mark(reached)
-    }
-
-    fn read(&self, from: LogPosition, bytes_max: usize) -> Result<LogBatch, LogReadError> {
-        self.log.read(from, bytes_max.min(500))
-    }
-}
-
-impl<F: Files, S: StateStore> SnapshotRecords for Donor<F, S> {
-    fn records(&self, after: Option<&RecordKey>, limit: usize) -> Result<Vec<(RecordKey, Arc<Record>)>, String> {
-        let range = match after {
-            Some(after) => ScanRange::everything().after(after.clone()),
-            None => ScanRange::everything(),
-        };
-        self.records.scan(&range, limit).map_err(|error| error.to_string())
-    }
-
-    fn published_end(&self) -> LogPosition {
-        self.log.durable_end()
-    }
-
-    fn durable_end(&self) -> LogPosition {
-        self.log.durable_end()
-    }
 }
 
 impl<F: Files, S: StateStore> Walk<F, S> {
@@ -74,7 +40,9 @@ impl<F: Files, S: StateStore> Walk<F, S> {
 
     /// The next part; `None` behind the last.
     pub(crate) fn next(&mut self) -> Option<Vec<u8>> {
-        match self.source.poll(&self.donor) {
+        let Donor { records, log } = &self.donor;
+        let records = DonorRecords { records, log, published_end: || log.durable_end() };
+        match self.source.poll(&records) {
             SnapshotStep::Part(part) => Some(part),
             SnapshotStep::Done => None,
             step @ (SnapshotStep::AwaitDurable | SnapshotStep::Failed(_)) => panic!("{step:?}"),
