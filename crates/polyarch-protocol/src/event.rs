@@ -152,12 +152,15 @@ pub enum Event {
         /// The donor.
         from: u32,
     },
-    /// A snapshot could not be fetched or joined; nothing was changed, and it is tried again.
+    /// A snapshot could not be fetched or joined; nothing was changed, and it is tried again. An alarm
+    /// once, when so many failed in a row that it is no matter of a link or a donor that is gone.
     SnapshotFailed {
         /// The donor.
         from: u32,
         /// Why.
         reason: String,
+        /// How many have failed since one was joined, this one among them.
+        failures: u32,
     },
     /// A snapshot was joined with what this node had.
     SnapshotJoined {
@@ -264,9 +267,15 @@ impl fmt::Display for OfEpochs<'_> {
     }
 }
 
+/// The failure of a snapshot that is an alarm.
+const SNAPSHOT_FAILURES_TOLD: u32 = 6;
+
 impl Event {
     /// Whether someone should be woken.
     pub fn is_alarm(&self) -> bool {
+        if let Self::SnapshotFailed { failures, .. } = self {
+            return *failures == SNAPSHOT_FAILURES_TOLD;
+        }
         !matches!(
             self,
             Self::Linked { .. }
@@ -277,7 +286,6 @@ impl Event {
                 | Self::NotFed { .. }
                 | Self::DigestsEqual { .. }
                 | Self::SnapshotBegun { .. }
-                | Self::SnapshotFailed { .. }
                 | Self::SnapshotJoined { .. }
                 | Self::DiskHasRoom
                 | Self::FeedsRetried { .. }
@@ -372,8 +380,14 @@ impl fmt::Display for Event {
             Self::SnapshotBegun { from } => {
                 write!(f, "no member's log still has what this node lacks; fetching a snapshot from member {from}")
             }
-            Self::SnapshotFailed { from, reason } => {
-                write!(f, "no snapshot from member {from}: {reason}; nothing was changed, and it is tried again")
+            Self::SnapshotFailed { from, reason, failures } => {
+                write!(f, "no snapshot from member {from}: {reason}; nothing was changed, and it is tried again")?;
+                match *failures >= SNAPSHOT_FAILURES_TOLD {
+                    true => {
+                        write!(f, " ({failures} have failed; until one does not, this node lacks what others have)")
+                    }
+                    false => Ok(()),
+                }
             }
             Self::SnapshotJoined { from, origins } => {
                 let donor = from.map_or_else(String::new, |from| format!(" of member {from}"));

@@ -136,7 +136,7 @@ impl<S: Storage> Replica<S> {
         self.snapshots.failures += 1;
         let retry_ms = self.config.timings.feeds.feed_stall_ms.saturating_mul(doubled.min(RETRY_STALLS_MAX));
         self.snapshots.not_before_ms = now.mono_ms.saturating_add(retry_ms);
-        self.event(Event::SnapshotFailed { from: server_id, reason });
+        self.event(Event::SnapshotFailed { from: server_id, reason, failures: self.snapshots.failures });
     }
 
     /// Goes on from `frontier`, which a snapshot that was joined with all of this node's records adds
