@@ -39,6 +39,8 @@ const FEED_SILENT_MAX: Duration = Duration::from_secs(5);
 const COMPRESSED_BYTES_MIN: usize = 1 << 10;
 /// How long a peer may take to receive what is said to it before its link is closed.
 const LAST_MESSAGES_MAX: Duration = Duration::from_millis(500);
+/// Two members that dial each other within this time may meet half-way.
+const MEET_HALF_WAY_MAX: Duration = Duration::from_millis(100);
 /// How long a peer may take to open the control stream.
 const CONTROL_OPEN_MAX: Duration = Duration::from_secs(5);
 
@@ -105,6 +107,14 @@ pub(crate) struct DialConfig {
     pub(crate) feed_group_bytes: usize,
 }
 
+/// The links of a member.
+#[derive(Debug)]
+struct Linked {
+    count: usize,
+    /// When the first of them came up.
+    since: Instant,
+}
+
 /// All that links share.
 pub(crate) struct Links {
     pub(crate) endpoint: Endpoint,
@@ -115,8 +125,8 @@ pub(crate) struct Links {
     pub(crate) config: DialConfig,
     pub(crate) donor: Arc<Donor>,
     next_link: AtomicU64,
-    /// How many links each member has, and a signal for each change.
-    linked: Mutex<BTreeMap<u32, usize>>,
+    /// The members that have links, and a signal for each change.
+    linked: Mutex<BTreeMap<u32, Linked>>,
     changed: watch::Sender<()>,
 }
 
@@ -178,7 +188,7 @@ impl Links {
                 continue;
             }
             match self.connect(&addresses, Expect::Node(server_id)).await {
-                Some(connection) => backoff.after_link(self.clone().run(connection, server_id, true).await),
+                Some(connection) => backoff.after_link(self.run_dialed(connection, server_id).await),
                 None => backoff.grow(),
             }
             backoff.wait().await;
@@ -193,7 +203,7 @@ impl Links {
         loop {
             self.until(BTreeMap::is_empty).await;
             match self.connect_seed().await {
-                Some((connection, id)) => backoff.after_link(self.clone().run(connection, id, true).await),
+                Some((connection, id)) => backoff.after_link(self.run_dialed(connection, id).await),
                 None => backoff.grow(),
             }
             backoff.wait().await;
@@ -226,6 +236,17 @@ impl Links {
             async move { connect(endpoint, &address, expect).await }
         };
         first_success(addresses.iter().take(wire::ADDRESSES_MAX).map(dial)).await.ok()
+    }
+
+    /// Runs a link that was dialled, unless the member has dialled meanwhile: to change from a link that is
+    /// in use to a new one loses what is on its way. Where both have just come up, both ends choose alike.
+    async fn run_dialed(self: &Arc<Self>, connection: Connection, server_id: u32) -> Duration {
+        let is_in_use = |linked: &Linked| linked.since.elapsed() > MEET_HALF_WAY_MAX;
+        if self.linked.lock().get(&server_id).is_some_and(is_in_use) {
+            connection.close(CloseCode::NONE, "the member is linked already");
+            return Duration::ZERO;
+        }
+        self.clone().run(connection, server_id, true).await
     }
 
     /// Runs a link until it is lost; says how long it lived.
@@ -265,7 +286,7 @@ impl Links {
         if up.into_iter().any(|message| self.driver.send(message).is_err()) {
             return since.elapsed();
         }
-        *self.linked.lock().entry(server_id).or_default() += 1;
+        self.linked.lock().entry(server_id).or_insert(Linked { count: 0, since }).count += 1;
         self.changed.send_replace(());
 
         let mut tasks = JoinSet::new();
@@ -282,7 +303,7 @@ impl Links {
         tasks.shutdown().await;
 
         let mut linked = self.linked.lock();
-        if let Some(count) = linked.get_mut(&server_id) {
+        if let Some(Linked { count, .. }) = linked.get_mut(&server_id) {
             *count -= 1;
             if *count == 0 {
                 linked.remove(&server_id);
@@ -351,7 +372,7 @@ impl Links {
     }
 
     /// Waits until what is linked is as wanted.
-    async fn until(&self, wanted: impl Fn(&BTreeMap<u32, usize>) -> bool) {
+    async fn until(&self, wanted: impl Fn(&BTreeMap<u32, Linked>) -> bool) {
         let mut changed = self.changed.subscribe();
         while !wanted(&self.linked.lock()) {
             if changed.changed().await.is_err() {
