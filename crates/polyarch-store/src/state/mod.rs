@@ -12,6 +12,7 @@ mod checkpoint;
 mod directory;
 mod memory;
 mod sled;
+mod watch;
 
 use std::io;
 use std::ops::Bound;

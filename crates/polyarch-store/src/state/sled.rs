@@ -27,8 +27,8 @@ use std::io;
 use std::mem;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -37,6 +37,7 @@ use polyarch_protocol::RecordKey;
 use sled::{Batch, InlineArray};
 
 use super::directory::{caught, suspect};
+use super::watch::{Beat, Watch};
 use super::{BatchEntry, Checkpoint, ScanRange, StateError, StateStore};
 
 /// Entries in a leaf: small enough that a changed record does not rewrite much.
@@ -56,8 +57,8 @@ const METADATA_KEY: &[u8] = b"m";
 pub struct SledConfig {
     /// Bytes of records that sled keeps in memory. Default 128 MiB.
     pub cache_bytes: usize,
-    /// How long an open may take before it counts as hung. Default 60 s: sled runs `sync` first,
-    /// which waits for all dirty pages of the machine.
+    /// How long an open may take before it counts as hung, and how long a read or write of one record
+    /// may. Default 60 s: sled runs `sync` at an open, which waits for all dirty pages of the machine.
     pub open_timeout: Duration,
 }
 
@@ -77,6 +78,7 @@ pub struct SledState {
     // What failed first, a write, a read or a panic: see the module's documentation.
     stopped: OnceLock<Stop>,
     panicked: AtomicBool,
+    watch: Arc<Watch>,
 }
 
 struct Stop {
@@ -87,7 +89,29 @@ struct Stop {
 
 struct Handles {
     db: Mutex<sled::Db<LEAF_FANOUT>>,
-    idle: Mutex<Vec<Tree>>,
+    idle: Mutex<Vec<Handle>>,
+}
+
+/// sled's handle, and what its user is at.
+struct Handle {
+    tree: Tree,
+    beat: Beat,
+}
+
+/// A handle that is lent, whose every step is watched: there is no other way to tell that sled goes round in
+/// a circle.
+struct Lent<'a> {
+    tree: &'a Tree,
+    beat: &'a Beat,
+    watch: &'a Watch,
+}
+
+impl Lent<'_> {
+    /// A step begins: what it does to one record or a few.
+    fn step(&self) -> &Tree {
+        self.watch.step(self.beat);
+        self.tree
+    }
 }
 
 impl SledState {
@@ -108,19 +132,26 @@ impl SledState {
             handles: Some(Handles { db: Mutex::new(db), idle: Mutex::default() }),
             stopped: OnceLock::new(),
             panicked: AtomicBool::new(false),
+            watch: Watch::begin(dir.to_path_buf(), config.open_timeout),
         })
     }
 
-    /// Lends a handle to `work`. A panic ends the use of this state; damage is noted for the next open.
-    fn with_tree<T>(&self, work: impl FnOnce(&Tree) -> Result<T, StateError>) -> Result<T, StateError> {
+    /// Lends a handle to `work`. A panic ends the use of this state, and so does a step that does not end;
+    /// damage is noted for the next open.
+    fn with_tree<T>(&self, work: impl FnOnce(&Lent<'_>) -> Result<T, StateError>) -> Result<T, StateError> {
         if self.panicked.load(Ordering::Acquire) {
             return Err(StateError::Panicked("earlier; restart the node".into()));
         }
+        if self.watch.is_stuck() {
+            return Err(StateError::Hung(self.watch.patience()));
+        }
         let handles = self.handles();
         let idle = handles.idle.lock().pop();
-        let tree = idle.unwrap_or_else(|| Tree::clone(&handles.db.lock()));
-        let result = caught(|| work(&tree));
-        handles.idle.lock().push(tree);
+        let handle = idle.unwrap_or_else(|| Handle { tree: Tree::clone(&handles.db.lock()), beat: self.watch.beat() });
+        let lent = Lent { tree: &handle.tree, beat: &handle.beat, watch: &self.watch };
+        let result = caught(|| work(&lent));
+        handle.beat.rest();
+        handles.idle.lock().push(handle);
         result.inspect_err(|error| self.note(error))
     }
 
@@ -142,7 +173,10 @@ impl SledState {
         self.panicked.fetch_or(matches!(error, StateError::Panicked(_)), Ordering::AcqRel);
         let is_damage = match error {
             StateError::Damaged(_) | StateError::Panicked(_) => true,
-            StateError::Io { source, .. } => source.kind() == io::ErrorKind::InvalidData,
+            // The second is a file that was cut short.
+            StateError::Io { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+            }
             _ => false,
         };
         if is_damage {
@@ -151,7 +185,7 @@ impl SledState {
     }
 
     /// Writes; after a failure never again.
-    fn write(&self, work: impl FnOnce(&Tree) -> Result<(), StateError>) -> Result<(), StateError> {
+    fn write(&self, work: impl FnOnce(&Lent<'_>) -> Result<(), StateError>) -> Result<(), StateError> {
         match self.stopped.get() {
             Some(Stop { cause, is_full: true }) => Err(StateError::StoppedFull(cause.clone())),
             Some(Stop { cause, .. }) => Err(StateError::Stopped(cause.clone())),
@@ -162,18 +196,29 @@ impl SledState {
 
 impl StateStore for SledState {
     fn get(&self, key: &RecordKey) -> Result<Option<Record>, StateError> {
-        self.with_tree(|tree| {
-            let value = tree.get(record_key(key)).map_err(failed("read"))?;
+        self.with_tree(|lent| {
+            let value = lent.step().get(record_key(key)).map_err(failed("read"))?;
             value.map(|value| decode_record(key, &value)).transpose()
         })
     }
 
     fn scan(&self, range: &ScanRange, limit: usize) -> Result<Vec<(RecordKey, Record)>, StateError> {
         let (start, end) = bounds(range);
-        self.with_tree(|tree| {
-            let mut found = Vec::new();
-            for entry in tree.range::<InlineArray, _>((start, end)).take(limit) {
+        self.with_tree(|lent| {
+            let (mut found, mut behind) = (Vec::new(), start.clone());
+            for entry in lent.step().range::<InlineArray, _>((start, end)).take(limit) {
+                lent.step();
                 let (key, value) = entry.map_err(failed("read"))?;
+                // Where a leaf stands in the place of another, whoever goes on behind the last key would do so for ever.
+                let is_next = match &behind {
+                    Bound::Included(first) => key >= *first,
+                    Bound::Excluded(last) => key > *last,
+                    Bound::Unbounded => true,
+                };
+                if !is_next {
+                    return Err(StateError::Damaged("its keys are not in order".into()));
+                }
+                behind = Bound::Excluded(key.clone());
                 let Some(key) = key.get(1..).filter(|key| range.reaches(key)) else {
                     break;
                 };
@@ -188,7 +233,7 @@ impl StateStore for SledState {
 
     fn apply_sorted(&self, batch: Vec<BatchEntry>, checkpoint: &Checkpoint) -> Result<(), StateError> {
         debug_assert!(batch.windows(2).all(|pair| pair[0].0 < pair[1].0), "a batch is sorted");
-        self.write(|tree| {
+        self.write(|lent| {
             for part in batch.chunks(PART_RECORDS) {
                 let mut writes = Batch::default();
                 for (key, record) in part {
@@ -197,21 +242,22 @@ impl StateStore for SledState {
                         None => writes.remove(record_key(key)),
                     }
                 }
-                tree.apply_batch(writes).map_err(failed("written"))?;
+                lent.step().apply_batch(writes).map_err(failed("written"))?;
             }
             let mut writes = Batch::default();
             writes.insert(METADATA_KEY, checkpoint.encode());
-            tree.apply_batch(writes).map_err(failed("written"))
+            lent.step().apply_batch(writes).map_err(failed("written"))
         })
     }
 
     fn flush(&self) -> Result<(), StateError> {
-        self.write(|tree| tree.flush().map(drop).map_err(failed("flushed")))
+        // As long as the disk takes.
+        self.write(|lent| lent.tree.flush().map(drop).map_err(failed("flushed")))
     }
 
     fn checkpoint(&self) -> Result<Option<Checkpoint>, StateError> {
-        self.with_tree(|tree| {
-            let value = tree.get(METADATA_KEY).map_err(failed("read"))?;
+        self.with_tree(|lent| {
+            let value = lent.step().get(METADATA_KEY).map_err(failed("read"))?;
             value.map(|value| Checkpoint::decode(&value)).transpose()
         })
     }
@@ -228,7 +274,7 @@ impl StateStore for SledState {
 impl Drop for SledState {
     fn drop(&mut self) {
         let handles = self.handles.take();
-        if self.stopped.get().is_some() {
+        if self.stopped.get().is_some() || self.watch.is_stuck() {
             // The last handle would flush, and abort the process when that fails.
             mem::forget(handles);
             return;
