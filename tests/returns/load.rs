@@ -75,13 +75,21 @@ pub(crate) async fn count(client: &Client, prefix: &str) -> Result<usize, polyar
     Ok(found)
 }
 
-/// All that a node shows of `k`: for each key the siblings by GTID.
-pub(crate) async fn all(client: &Client) -> BTreeMap<Vec<u8>, BTreeMap<Dot, Vec<u8>>> {
+/// For each key the siblings by GTID.
+pub(crate) type Shown = BTreeMap<Vec<u8>, BTreeMap<Dot, Vec<u8>>>;
+
+/// All that a node shows of `k`.
+pub(crate) async fn all(client: &Client) -> Shown {
+    try_all(client).await.expect("the node answers")
+}
+
+/// The same, of a node that may not answer.
+pub(crate) async fn try_all(client: &Client) -> Result<Shown, polyarch_client::Error> {
     let mut scan = client.scan("k", "");
     let mut found = BTreeMap::new();
-    while let Some((key, record)) = scan.next().await.expect("the node answers") {
+    while let Some((key, record)) = scan.next().await? {
         let siblings = record.siblings().iter().map(|sibling| (sibling.dot, sibling.value.to_vec()));
         found.insert(key.to_vec(), siblings.collect());
     }
-    found
+    Ok(found)
 }

@@ -8,8 +8,11 @@ mod support;
 
 mod away;
 mod catch_up;
+mod damage;
+mod forks;
 mod images;
 mod load;
+mod repair;
 mod retention;
 
 use std::time::Duration;

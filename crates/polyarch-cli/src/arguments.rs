@@ -8,6 +8,7 @@ use crate::commands::batch::BatchCommand;
 use crate::commands::certs::Certs;
 use crate::commands::diff::Diff;
 use crate::commands::events::Events;
+use crate::commands::fork::Fork;
 use crate::commands::keyspace::Keyspace;
 use crate::commands::link::Link;
 use crate::commands::log::Log;
@@ -15,6 +16,7 @@ use crate::commands::members::NodeCommand;
 use crate::commands::node::{Found, Serve};
 use crate::commands::quarantine::Quarantine;
 use crate::commands::record::{Delete, Get, Put, ScanCommand};
+use crate::commands::repair::Repair;
 use crate::commands::restore::Restore;
 use crate::commands::status::Status;
 use crate::commands::topology::TopologyCommand;
@@ -83,6 +85,9 @@ enum Command {
     /// Show the feeds that a node has stopped, and let them go on
     #[command(subcommand)]
     Quarantine(Quarantine),
+    /// Show where two histories of one origin part, and go over to one of them
+    #[command(subcommand)]
+    Fork(Fork),
     /// Take the link between two members down, and let it come up again
     #[command(subcommand)]
     Link(Link),
@@ -90,6 +95,7 @@ enum Command {
     Backup(Backup),
     Restore(Restore),
     Verify(Verify),
+    Repair(Repair),
     /// Look into the log of a node that is not running
     #[command(subcommand)]
     Log(Log),
@@ -122,10 +128,12 @@ impl Arguments {
             Command::Node(node) => node.run(connection),
             Command::Events(events) => events.run(connection),
             Command::Quarantine(quarantine) => quarantine.run(connection),
+            Command::Fork(fork) => fork.run(connection),
             Command::Link(link) => link.run(connection),
             Command::Backup(backup) => backup.run(connection),
             Command::Restore(restore) => restore.run(),
             Command::Verify(verify) => verify.run(),
+            Command::Repair(repair) => repair.run(),
             Command::Log(log) => log.run(),
         }
     }

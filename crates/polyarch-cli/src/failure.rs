@@ -5,9 +5,11 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
-use polyarch_node::{ConfigError, RestoreError, StartError};
+use polyarch_node::{ConfigError, RepairDataError, RestoreError, StartError};
 use polyarch_store::log::LogError;
-use polyarch_store::{BackupDirectoryError, DumpError, LockError, OpenError, SnapshotError, SurveyError, VerifyError};
+use polyarch_store::{
+    BackupDirectoryError, DumpError, LockError, OpenError, RepairError, SnapshotError, SurveyError, VerifyError,
+};
 use polyarch_transport::CredentialsError;
 use polyarch_transport::certs::IssueError;
 
@@ -192,9 +194,13 @@ impl From<StartError> for Failure {
             StartError::NoMemberAnswers { .. } => {
                 Self::unreachable(&error).hint("start a member with `polyarch serve`, then join again")
             }
-            StartError::Open(OpenError::Log(_) | OpenError::State(_)) => {
-                Self::refused(&error).hint("`polyarch verify` looks at a data directory without changing it")
+            StartError::Open(OpenError::Locked(_) | OpenError::Directory { .. } | OpenError::RepairUnfinished(_)) => {
+                Self::refused(&error)
             }
+            StartError::Open(_) => Self::refused(&error).hint(
+                "`polyarch verify` looks at a data directory without changing it; `polyarch repair` keeps what is \
+                 whole of it and gets the rest from the other members",
+            ),
             _ => Self::refused(&error),
         }
     }
@@ -268,6 +274,18 @@ impl From<RestoreError> for Failure {
             error => {
                 Self::refused(error).hint("the same command does it anew; until then the data directory is refused")
             }
+        }
+    }
+}
+
+impl From<RepairDataError> for Failure {
+    fn from(error: RepairDataError) -> Self {
+        match error {
+            RepairDataError::Start(error) => error.into(),
+            RepairDataError::Verify(error) => error.into(),
+            RepairDataError::Open(error) => StartError::Open(error).into(),
+            RepairDataError::Repair(RepairError::Nothing(_) | RepairError::Io { .. }) => Self::usage(error),
+            error => Self::refused(error),
         }
     }
 }

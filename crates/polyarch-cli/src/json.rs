@@ -20,7 +20,7 @@ use polyarch_client::{
 use polyarch_node::{NodeIdentity, Restored};
 use polyarch_protocol::catalog::SystemRecord;
 use polyarch_protocol::{ChainHead, ChainHeads, Change, Dependencies, Effect, KeyspaceId, WriteSet};
-use polyarch_store::{BackupManifest, BackupReport, LogEntry, Problem, VerifyReport};
+use polyarch_store::{BackupManifest, BackupReport, LogEntry, Problem, RepairReport, VerifyReport};
 use serde::Serialize;
 
 pub(crate) use input::{BatchChange, ImportRecord, ImportValue, supersede};
@@ -182,6 +182,14 @@ struct ConditionObject<'a> {
     regained_write_sets: u64,
     snapshot: Option<SnapshotObject>,
     different: Vec<DifferentObject>,
+    salvage: Option<SalvageObject>,
+}
+
+/// What a repair left waiting.
+#[derive(Debug, Serialize)]
+struct SalvageObject {
+    write_sets: u64,
+    first: Vec<String>,
 }
 
 /// A snapshot on its way in.
@@ -305,6 +313,10 @@ impl<'a> From<&'a ConditionView> for ConditionObject<'a> {
                 bytes: snapshot.bytes,
             }),
             different: condition.different.iter().map(DifferentObject::from).collect(),
+            salvage: condition
+                .salvage
+                .as_ref()
+                .map(|salvage| SalvageObject { write_sets: salvage.write_sets, first: gtids(&salvage.first) }),
         }
     }
 }
@@ -639,6 +651,67 @@ impl<'a> RestoredObject<'a> {
     }
 }
 
+/// `repair`: what was wrong, and what was done.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct RepairedObject<'a> {
+    problems: Vec<ProblemObject>,
+    repaired: bool,
+    /// An earlier repair was ended: the counts are not known.
+    resumed: bool,
+    segments: u64,
+    write_sets: u64,
+    damaged_places: u64,
+    waiting: u64,
+    state_lost: Option<&'a str>,
+    set_aside: Vec<String>,
+}
+
+impl<'a> RepairedObject<'a> {
+    /// Nothing was wrong.
+    pub(crate) fn unneeded() -> Self {
+        Self::default()
+    }
+
+    pub(crate) fn of(problems: &'a [Problem], report: &'a RepairReport) -> Self {
+        Self {
+            problems: problems.iter().map(ProblemObject::from).collect(),
+            repaired: true,
+            resumed: report.is_resumed,
+            segments: report.log.segments,
+            write_sets: report.log.frames,
+            damaged_places: report.log.damaged_places,
+            waiting: report.waiting,
+            state_lost: report.state_lost.as_deref(),
+            set_aside: report.set_aside.iter().map(|path| path.display().to_string()).collect(),
+        }
+    }
+}
+
+/// `fork show`: how far two nodes hold the same history of an origin.
+#[derive(Debug, Serialize)]
+pub(crate) struct ForkObject {
+    pub(crate) origin: String,
+    pub(crate) here: u32,
+    pub(crate) there: u32,
+    /// Whether what both have is the same.
+    pub(crate) equal: bool,
+    /// The last seq that both are known to have in common, and the first that is known to differ.
+    pub(crate) common: Option<u64>,
+    pub(crate) differs: Option<u64>,
+    pub(crate) applied_here: u64,
+    pub(crate) applied_there: u64,
+}
+
+/// `fork keep`: what was left out, and where the node's files are now.
+#[derive(Debug, Serialize)]
+pub(crate) struct KeptObject {
+    pub(crate) origin: String,
+    pub(crate) common: u64,
+    pub(crate) left_out: u64,
+    pub(crate) waiting: u64,
+    pub(crate) set_aside: Vec<String>,
+}
+
 /// Each line of `log dump`: `{"start", "end", "known_synced", "bytes"}` with either the write set or `"error"`.
 #[derive(Debug, Serialize)]
 pub(crate) struct LogEntryObject {
@@ -653,7 +726,7 @@ pub(crate) struct LogEntryObject {
 }
 
 #[derive(Debug, Serialize)]
-struct WriteSetObject {
+pub(crate) struct WriteSetObject {
     gtid: String,
     hlc: String,
     dependencies: DependenciesObject,

@@ -230,7 +230,8 @@ fn is_write(request: &Request) -> bool {
         | Request::ScanBuckets(_)
         | Request::CutLink { .. }
         | Request::HealLink { .. }
-        | Request::RetryOrigin { .. } => false,
+        | Request::RetryOrigin { .. }
+        | Request::ChainHash { .. } => false,
     }
 }
 

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use polyarch_crdt::{Origin, TokenError};
+use polyarch_crdt::{Dot, Origin, TokenError};
 use polyarch_protocol::catalog::{KeyspaceKind, MemberChange};
 use polyarch_protocol::client::{
     BucketPage, BucketScan, EventView, KeyspaceView, Refusal, Request, Response, StatusView, Supersede, WriteRequest,
     Written,
 };
 use polyarch_protocol::condition::ConditionView;
-use polyarch_protocol::{PeerDigest, Resume, Topology};
+use polyarch_protocol::{ChainHash, PeerDigest, Resume, Topology};
 use polyarch_transport::{CloseCode, Endpoint, TransportConfig};
 
 use crate::address::NodeAddress;
@@ -296,6 +296,20 @@ impl Client {
             _ => None,
         };
         self.call(Request::ScanBuckets(scan), page).await
+    }
+
+    /// The hash of an origin's chain up to one of its write sets, as the node's log has it; `None` when the node has not
+    /// applied that write set, or its log no longer has it. Two nodes that answer alike hold the same history up to
+    /// there. The node may read a segment of its log for it. Needs the role `admin`.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn chain_hash(&self, dot: Dot) -> Result<Option<ChainHash>, Error> {
+        let hash = |response| match response {
+            Response::ChainHash(hash) => Some(hash),
+            _ => None,
+        };
+        self.call(Request::ChainHash { dot }, hash).await
     }
 
     /// All that a node has, while it goes on serving: its records, and the write sets that come meanwhile. For a backup;

@@ -75,10 +75,10 @@ pub use polyarch_protocol::client::{
     SiblingOutline, SiblingView, StatusView, Supersede, Written,
 };
 pub use polyarch_protocol::condition::{
-    ConditionView, DifferentView, ForkMember, ForkSide, PauseCause, PausedView, RegainedView, SnapshotView,
+    ConditionView, DifferentView, ForkMember, ForkSide, PauseCause, PausedView, RegainedView, SalvageView, SnapshotView,
 };
 pub use polyarch_protocol::{
-    DIGEST_BUCKETS, Digest, Edge, KeysHeld, KeyspaceId, ParseTopologyError, PeerDigest, RecordKey, Resume, SnapshotId,
-    Topology, of_all_buckets,
+    ChainHash, DIGEST_BUCKETS, Digest, Edge, KeysHeld, KeyspaceId, ParseTopologyError, PeerDigest, RecordKey, Resume,
+    SnapshotId, Topology, of_all_buckets,
 };
 pub use polyarch_transport::{BindError, CredentialsError, Obstacle, TransportConfig};

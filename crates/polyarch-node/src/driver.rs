@@ -14,6 +14,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use polyarch_crdt::Dot;
 use polyarch_protocol::client::{Refusal, Response};
 use polyarch_protocol::condition::SnapshotView;
 use polyarch_protocol::peer::{ClusterId, PeerMessage};
@@ -30,9 +31,11 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc as tokio_mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
 use crate::buckets::keys_of;
+use crate::chain_hash::chain_hash;
 use crate::events::EventLedger;
 use crate::links::{Control, LinkHandle, Targets};
 use crate::retention::{Retention, Segment};
+use crate::salvage::{Pass, Salvaging};
 use crate::snapshots::{Fetch, Incoming, Pinned, SnapshotProgress};
 use crate::view::{Published, View};
 
@@ -66,6 +69,10 @@ pub(crate) enum ToDriver {
     Said(LinkId, PeerMessage, OwnedSemaphorePermit),
     /// A question for the last events, at most so many.
     Events(RequestTag, usize),
+    /// A question for the hash of a chain.
+    ChainHash(RequestTag, Dot),
+    /// The answer to a question, which somebody else found.
+    Answered(RequestTag, Result<Response, Refusal>),
     /// The result of the running checkpoint is there.
     Checkpointed,
     /// Whether the member on a link may ask for a snapshot.
@@ -152,6 +159,7 @@ pub(crate) struct Driver {
     /// Walks that are to begin once nothing is staged.
     pins: Vec<oneshot::Sender<Pinned>>,
     joining: Joining,
+    salvaging: Option<Salvaging>,
     /// The disk had no room for the last one, or for more log: no other begins before then.
     checkpoint_after: Option<Instant>,
     synced: Instant,
@@ -172,6 +180,7 @@ impl Driver {
         events: EventLedger,
         targets: watch::Sender<Targets>,
         snapshots: Snapshots,
+        salvaging: Option<Salvaging>,
         config: DriverConfig,
     ) -> Self {
         Self {
@@ -191,6 +200,7 @@ impl Driver {
             snapshots,
             pins: Vec::new(),
             joining: Joining::No,
+            salvaging,
             checkpoint_after: None,
             synced: Instant::now(),
             log_reviewed: Instant::now(),
@@ -231,12 +241,16 @@ impl Driver {
                     self.remove_log();
                 }
             }
+            self.go_on_with_salvage();
             self.settle();
         }
     }
 
     /// How long to wait for the next message.
     fn patience(&self, ticked: Instant) -> Duration {
+        if self.may_go_on_with_salvage() && self.salvaging.as_ref().is_some_and(Salvaging::is_in_a_pass) {
+            return Duration::ZERO;
+        }
         let to_tick = TICK.saturating_sub(ticked.elapsed());
         match self.config.durability {
             Durability::Interval if self.is_staged() => {
@@ -268,6 +282,8 @@ impl Driver {
             }
             ToDriver::Said(link, message, _permit) => self.handle(Input::Message(link, message)),
             ToDriver::Events(tag, limit) => self.answer(tag, Ok(Response::Events(self.events.last(limit)))),
+            ToDriver::ChainHash(tag, dot) => self.find_chain_hash(tag, dot),
+            ToDriver::Answered(tag, result) => self.answer(tag, result),
             ToDriver::Checkpointed => {
                 let ready = self.checkpointing.as_ref().and_then(|running| running.result.try_recv().ok());
                 if let Some(result) = ready {
@@ -414,6 +430,16 @@ impl Driver {
         }
     }
 
+    /// Looks for a hash in the log, beside everything else: it may read a whole segment.
+    fn find_chain_hash(&self, tag: RequestTag, dot: Dot) {
+        let (log, inbox) = (self.replica.storage().log_reader(), self.own_inbox.clone());
+        self.snapshots.runtime.spawn_blocking(move || {
+            let found = chain_hash(&log, dot).map_err(|error| Refusal::Unreadable(error.to_string()));
+            // The driver may have stopped.
+            let _ = inbox.send(ToDriver::Answered(tag, found.map(Response::ChainHash)));
+        });
+    }
+
     fn answer(&mut self, tag: RequestTag, mut result: Result<Response, Refusal>) {
         if let Ok(Response::Status(status)) = &mut result {
             let live = self.links.values().map(|link| link.connection.stats());
@@ -426,6 +452,7 @@ impl Driver {
         }
         if let Ok(Response::Condition(condition)) = &mut result {
             condition.snapshot = self.snapshot_view();
+            condition.salvage = self.salvaging.as_ref().map(Salvaging::view);
         }
         if let Some(client) = self.clients.get(&tag.connection) {
             // A client that has just gone no longer listens.
@@ -598,6 +625,33 @@ impl Driver {
                 error!("the checkpoint's thread panicked; the log has what it held");
             }
         }
+    }
+}
+
+/// What a repair left waiting.
+impl Driver {
+    /// It is removed only when all of it is durably in the log.
+    fn may_go_on_with_salvage(&self) -> bool {
+        !self.failed && !self.replica.is_full() && !self.is_staged()
+    }
+
+    /// Hands the next of it over, if some of it may be due.
+    fn go_on_with_salvage(&mut self) {
+        if !self.may_go_on_with_salvage() {
+            return;
+        }
+        let Some(mut salvaging) = self.salvaging.take() else { return };
+        match salvaging.next(self.replica.frontier().heads.applied()) {
+            Pass::Nothing => {}
+            Pass::WriteSets(write_sets) => {
+                self.handle(Input::Salvaged(write_sets.clone()));
+                salvaging.note_left(&write_sets, self.replica.frontier().heads.applied());
+            }
+            Pass::Done => return salvaging.remove(&mut self.events),
+            Pass::Unreadable(reason) => return self.events.tell(&Event::SalvageUnreadable { reason }),
+        }
+        salvaging.tell_if_stuck(self.replica.has_all_that_is_known(), &mut self.events);
+        self.salvaging = Some(salvaging);
     }
 }
 

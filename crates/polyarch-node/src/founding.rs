@@ -160,6 +160,30 @@ pub(crate) fn credentials(config: &NodeConfig) -> Result<(Credentials, String, u
     Ok((credentials, cluster, server_id))
 }
 
+/// The credentials of a node, and whose its data directory is: its own.
+///
+/// # Errors
+/// When either cannot be read, or they do not fit together.
+pub(crate) fn identified(config: &NodeConfig) -> Result<(Credentials, NodeIdentity), StartError> {
+    let (credentials, cluster, server_id) = credentials(config)?;
+    let directory = config.data_dir.clone();
+    let Some(identity) = NodeIdentity::read(&directory)? else {
+        return Err(match directory.join("log").exists() {
+            _ if crate::restoring::restore_is_unfinished(&directory)? => StartError::RestoreUnfinished { directory },
+            true => StartError::IdentityMissing { directory },
+            false => StartError::NotFounded { directory },
+        });
+    };
+    match (&identity.cluster, identity.server_id) == (&cluster, server_id) {
+        true => Ok((credentials, identity)),
+        false => Err(StartError::WrongIdentity {
+            directory,
+            found: format!("server {} of cluster {}", identity.server_id, identity.cluster),
+            wanted: format!("server {server_id} of cluster {cluster}"),
+        }),
+    }
+}
+
 pub(crate) fn identity(cluster: String, cluster_id: ClusterId, server_id: u32) -> NodeIdentity {
     NodeIdentity { format: IDENTITY_FORMAT, cluster, cluster_id: cluster_id.to_string(), server_id }
 }

@@ -18,14 +18,17 @@
 
 mod authorize;
 mod buckets;
+mod chain_hash;
 mod config;
 mod driver;
 mod events;
 mod founding;
 mod links;
 mod node;
+mod repairing;
 mod restoring;
 mod retention;
+mod salvage;
 mod service;
 mod snapshots;
 mod view;
@@ -37,6 +40,7 @@ pub use config::{
 };
 pub use founding::{Founded, NodeIdentity, init, join};
 pub use node::{Node, StartError};
+pub use repairing::{RepairDataError, abandon_salvage, repair, survey};
 pub use restoring::{RestoreError, Restored, restore, restore_is_unfinished};
 
 /// Reads records on any thread.

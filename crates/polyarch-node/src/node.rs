@@ -7,10 +7,12 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use polyarch_protocol::peer::ClusterId;
-use polyarch_protocol::{Now, Replica, ReplicaConfig, StorageError};
+use polyarch_protocol::{Event, Now, Replica, ReplicaConfig, StorageError};
 use polyarch_store::log::{LogConfig, LogError};
 use polyarch_store::state::SledConfig;
-use polyarch_store::{CheckpointConfig, DiskStore, LogFinding, OpenError, OpenReport, StateReport, StoreConfig};
+use polyarch_store::{
+    CheckpointConfig, DiskStore, LogFinding, OpenError, OpenReport, Salvage, StateReport, StoreConfig,
+};
 use polyarch_transport::{Alpn, BindError, CloseCode, CredentialsError, Endpoint, TransportConfig};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -19,9 +21,9 @@ use tracing::{error, info, warn};
 use crate::config::NodeConfig;
 use crate::driver::{Driver, DriverConfig, Snapshots, ToDriver, ToDriverSender};
 use crate::events::EventLedger;
-use crate::founding::{NodeIdentity, credentials};
+use crate::founding::{NodeIdentity, identified};
 use crate::links::{DialConfig, Links, Targets};
-use crate::restoring::restore_is_unfinished;
+use crate::salvage::Salvaging;
 use crate::service::Service;
 use crate::snapshots::{Donor, SnapshotProgress};
 use crate::view::{Published, View};
@@ -163,22 +165,8 @@ impl Node {
     /// When the configuration, the certificate and the data do not fit together, or a part of the
     /// machine does not answer.
     pub fn start(config: &NodeConfig) -> Result<Self, StartError> {
-        let (credentials, cluster, server_id) = credentials(config)?;
-        let Some(identity) = NodeIdentity::read(&config.data_dir)? else {
-            let directory = config.data_dir.clone();
-            return Err(match directory.join("log").exists() {
-                _ if restore_is_unfinished(&directory)? => StartError::RestoreUnfinished { directory },
-                true => StartError::IdentityMissing { directory },
-                false => StartError::NotFounded { directory },
-            });
-        };
-        if (&identity.cluster, identity.server_id) != (&cluster, server_id) {
-            return Err(StartError::WrongIdentity {
-                directory: config.data_dir.clone(),
-                found: format!("server {} of cluster {}", identity.server_id, identity.cluster),
-                wanted: format!("server {server_id} of cluster {cluster}"),
-            });
-        }
+        let (credentials, identity) = identified(config)?;
+        let NodeIdentity { cluster, server_id, .. } = identity.clone();
         let (mut store, frontier, report) = DiskStore::open_directory(&config.data_dir, &store_config(config))?;
         log_report(&report);
         store.begin_log_check(log_finding).map_err(StartError::Thread)?;
@@ -202,7 +190,14 @@ impl Node {
             sync_interval: Duration::from_millis(config.storage.sync_interval_ms),
             retention: config.retention(),
         };
-        let events = EventLedger::open(&config.data_dir);
+        let mut events = EventLedger::open(&config.data_dir);
+        let salvaging = match Salvage::open(&config.data_dir) {
+            Ok(salvage) => salvage.map(Salvaging::new),
+            Err(error) => {
+                events.tell(&Event::SalvageUnreadable { reason: error.to_string() });
+                None
+            }
+        };
         let snapshots = Snapshots {
             runtime: tokio::runtime::Handle::current(),
             cluster_id,
@@ -217,6 +212,7 @@ impl Node {
             events,
             targets_sender,
             snapshots,
+            salvaging,
             driver_config,
         );
         let (running_sender, running) = watch::channel(());

@@ -319,6 +319,9 @@ impl Stream {
             Request::HealLink { server_id } => Input::HealLink(request_tag, server_id),
             Request::SetTopology(topology) => Input::SetTopology(request_tag, topology),
             Request::ChangeMember { server_id, change } => Input::ChangeMember(request_tag, server_id, change),
+            Request::ChainHash { dot } => {
+                return self.send_on(id, tag, bytes, ToDriver::ChainHash(request_tag, dot));
+            }
             Request::Events { limit } => {
                 return self.send_on(id, tag, bytes, ToDriver::Events(request_tag, limit as usize));
             }

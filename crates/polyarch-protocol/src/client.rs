@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::buckets::PeerDigest;
 use crate::catalog::{KeyspaceKind, MemberChange, MemberStatus};
+use crate::chain::ChainHash;
 use crate::codec::{self, CodecError, Kind};
 use crate::condition::ConditionView;
 use crate::keyspace::{KeyspaceId, RecordKey};
@@ -88,6 +89,12 @@ pub enum Request {
     Digest,
     /// What the node holds in some buckets, of all keyspaces, the system's among them.
     ScanBuckets(BucketScan),
+    /// The hash of an origin's chain up to one of its write sets, as the node's log has it: two nodes
+    /// that answer alike hold the same history up to there.
+    ChainHash {
+        /// The write set.
+        dot: Dot,
+    },
 }
 
 /// Changes that become visible together.
@@ -195,6 +202,9 @@ pub enum Response {
     Digest(Box<PeerDigest>),
     /// To [`Request::ScanBuckets`].
     Buckets(BucketPage),
+    /// To [`Request::ChainHash`]; `None` when the node has not applied that write set, or its log does
+    /// not have it, nor begins right behind it.
+    ChainHash(Option<ChainHash>),
 }
 
 /// Records of some buckets, in order of keys.

@@ -17,6 +17,17 @@ pub struct ConditionView {
     pub snapshot: Option<SnapshotView>,
     /// Linked members whose digest was not equal at an equal applied-set, in order.
     pub different: Vec<DifferentView>,
+    /// What a repair left waiting.
+    pub salvage: Option<SalvageView>,
+}
+
+/// Write sets that a repair found, and that wait for what they follow on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SalvageView {
+    /// How many wait, as far as is known.
+    pub write_sets: u64,
+    /// The first of each origin that cannot be applied yet, in order; the first few.
+    pub first: Vec<Dot>,
 }
 
 /// A snapshot that a node gets.

@@ -228,6 +228,23 @@ pub enum Event {
         /// Of how many epochs.
         epochs: u64,
     },
+    /// All write sets that a repair had left waiting have their place.
+    SalvageApplied {
+        /// How many were waiting when the process began.
+        write_sets: u64,
+    },
+    /// Alarm: write sets that a repair left waiting follow on others which no linked member has.
+    SalvageStuck {
+        /// How many wait.
+        write_sets: u64,
+        /// The first of each origin that cannot be applied, in order.
+        first: Vec<Dot>,
+    },
+    /// Alarm: the write sets that a repair left waiting cannot be read. The node goes on without them.
+    SalvageUnreadable {
+        /// Why.
+        reason: String,
+    },
     /// Alarm: the disk failed; this node writes no more until it is restarted.
     StorageFailed {
         /// What the disk said.
@@ -267,6 +284,22 @@ impl fmt::Display for OfEpochs<'_> {
     }
 }
 
+/// A line names the first few.
+struct Listed<'a>(&'a [Dot]);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const NAMED_MAX: usize = 4;
+        for (at, dot) in self.0.iter().take(NAMED_MAX).enumerate() {
+            write!(f, "{}{dot}", if at == 0 { "" } else { ", " })?;
+        }
+        match self.0.len().saturating_sub(NAMED_MAX) {
+            0 => Ok(()),
+            others => write!(f, " and {others} more"),
+        }
+    }
+}
+
 /// The failure of a snapshot that is an alarm.
 const SNAPSHOT_FAILURES_TOLD: u32 = 6;
 
@@ -287,6 +320,7 @@ impl Event {
                 | Self::DigestsEqual { .. }
                 | Self::SnapshotBegun { .. }
                 | Self::SnapshotJoined { .. }
+                | Self::SalvageApplied { .. }
                 | Self::DiskHasRoom
                 | Self::FeedsRetried { .. }
                 | Self::ClockRight
@@ -435,6 +469,20 @@ impl fmt::Display for Event {
                     "all {write_sets} of this server's own write sets that were lost, of {epochs} epochs, are here again"
                 )
             }
+            Self::SalvageApplied { write_sets } => {
+                write!(f, "all of the {write_sets} write sets that a repair had found are applied")
+            }
+            Self::SalvageStuck { write_sets, first } => write!(
+                f,
+                "{write_sets} write sets that a repair had found follow on others that no linked member has: {}; they \
+                 wait until one brings them, or `polyarch repair --abandon` writes them to a file",
+                Listed(first)
+            ),
+            Self::SalvageUnreadable { reason } => write!(
+                f,
+                "the write sets that a repair had found cannot be read, and wait: {reason}; \
+                 stop the node and run `polyarch repair --force`, which takes what is whole of them"
+            ),
             Self::StorageFailed { reason } => write!(f, "storage failed, no more writes until a restart: {reason}"),
             Self::DiskFull { reason } => {
                 write!(f, "the disk is full, no more writes until there is room on it: {reason}")

@@ -22,6 +22,8 @@ mod open;
 mod overlay;
 mod pins;
 mod published;
+mod repair;
+mod salvage;
 mod snapshot;
 mod store;
 mod verify;
@@ -38,8 +40,12 @@ pub use marks::MarkError;
 pub use open::{OpenError, OpenReport, StateReport};
 pub use pins::Pin;
 pub use published::StateReader;
+pub use repair::{LeftOut, Parting, RepairError, RepairReport, repair};
+pub use salvage::Salvage;
 pub use snapshot::{DonorRecords, SequenceError, SnapshotError, SnapshotPhase, SnapshotProgress, SnapshotReceiver};
 #[cfg(feature = "seeded-bugs")]
 pub use store::SeededBugs;
 pub use store::{AdoptError, DiskStore, Store, StoreConfig, StoreFiles};
-pub use verify::{DumpError, LogEntry, Problem, VerifyConfig, VerifyError, VerifyReport, dump, verify, verify_parts};
+pub use verify::{
+    DumpError, LogEntry, Problem, VerifyConfig, VerifyError, VerifyReport, chain_heads, dump, verify, verify_parts,
+};

@@ -46,6 +46,7 @@ mod format;
 mod inspect;
 mod reader;
 mod recovery;
+mod salvage;
 #[cfg(test)]
 mod tests;
 mod walk;
@@ -68,6 +69,8 @@ pub use inspect::{Inspected, LogInspection};
 pub use reader::LogReader;
 pub use recovery::Recovery;
 pub(crate) use recovery::{Survey, check_begins};
+pub use salvage::LogSalvaged;
+pub(crate) use salvage::salvage;
 
 use crate::files::{Directory, Files, LogFile, is_full};
 use format::{SegmentHeader, encode_frame, frame_bytes, segment_name};
@@ -174,6 +177,20 @@ impl<F: Files> Log<F> {
     /// fails, then it can be opened again.
     pub fn open(files: F, config: LogConfig, known_synced: Option<LogPosition>) -> Result<(Self, Recovery), LogError> {
         Survey::new(files, config, known_synced)?.resume()
+    }
+
+    /// Begins a log in an empty directory, as if the segments before, which ended at `previous` and added
+    /// up to `heads`, had been removed as no longer needed.
+    ///
+    /// # Errors
+    /// When the disk fails or is full, or the heads are too many.
+    pub(crate) fn begin_behind(
+        files: F,
+        config: LogConfig,
+        previous: LogPosition,
+        heads: &ChainHeads,
+    ) -> Result<Self, LogError> {
+        Ok(recovery::begin_behind(files, config.validated(), previous, heads, false)?.0)
     }
 
     /// Stages a write set behind all others and says where it ends: it is durable once

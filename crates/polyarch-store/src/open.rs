@@ -19,6 +19,7 @@
 //! can one that has a *boundary* ([`LogBoundary`]), where a joined snapshot brought what the log does
 //! not have: [`OpenError::StateLostBehindSnapshot`].
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -94,6 +95,9 @@ pub enum OpenError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A repair was cut short.
+    #[error("a repair of {} did not end; run `polyarch repair` again, which ends it or does it anew", .0.display())]
+    RepairUnfinished(PathBuf),
     /// `checkpoint.toml` or `log.toml` is of no use.
     #[error(transparent)]
     Mark(#[from] MarkError),
@@ -109,7 +113,8 @@ pub enum OpenError {
     /// The state is of no use and the log cannot rebuild it.
     #[error(
         "the state is lost ({why}), and the log no longer goes back to the beginning to rebuild it. Nothing was changed. \
-         Keep a copy of the whole data directory, then restore it from a backup or let a node with a new data directory take its place"
+         Run `polyarch repair`, which keeps what is whole and gets the rest from the other members, or restore the \
+         data directory from a backup"
     )]
     StateLost {
         /// What is wrong with the state.
@@ -118,8 +123,8 @@ pub enum OpenError {
     /// The state is of no use or has gone back, and the log alone does not add up to it.
     #[error(
         "the state is lost ({why}), and the log alone no longer adds up to the data since a snapshot was joined at {boundary}. \
-         Nothing was changed. Keep a copy of the whole data directory, then restore it from a backup, or remove it and run `polyarch join`: \
-         what other members have comes back in a snapshot"
+         Nothing was changed. Run `polyarch repair`, which keeps what is whole and gets the rest from the other \
+         members, or restore the data directory from a backup"
     )]
     StateLostBehindSnapshot {
         /// What is wrong with the state.
@@ -346,7 +351,7 @@ impl From<StateError> for Unusable {
 }
 
 /// Whether an empty state in the place of this one would meet the same.
-fn would_recur(error: &StateError) -> bool {
+pub(crate) fn would_recur(error: &StateError) -> bool {
     use std::io::ErrorKind;
     match error {
         StateError::Version(_) => true,

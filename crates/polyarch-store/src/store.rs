@@ -32,6 +32,7 @@ use crate::open::{OpenError, OpenReport, Opened, Replay, begin_owed_boundary, op
 use crate::overlay::{Overlay, storage_error};
 use crate::pins::{Pin, Pins};
 use crate::published::{Published, StateReader};
+use crate::repair;
 use crate::snapshot::{SnapshotError, SnapshotReceiver};
 use crate::state::{SledConfig, SledState, StateDirectory, StateError, StateOpener, StateStore, Succession};
 
@@ -134,6 +135,9 @@ impl DiskStore {
         };
         let data = opened(directory)?;
         let lock = DirectoryLock::acquire(directory)?;
+        if repair::is_unfinished(directory) {
+            return Err(OpenError::RepairUnfinished(directory.to_owned()));
+        }
         let log = opened(&directory.join(LOG))?;
         let snapshot = opened(&directory.join(SNAPSHOT))?;
         let state = StateDirectory::sled(directory, config.sled.clone());

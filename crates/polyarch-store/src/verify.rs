@@ -20,8 +20,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use polyarch_crdt::{AppliedSet, Record};
-use polyarch_protocol::{ChainHeads, Frontier, LogPosition, RecordKey, Records, StorageError, WriteSet};
+use polyarch_crdt::{AppliedSet, Origin, Record};
+use polyarch_protocol::{ChainHead, ChainHeads, Frontier, LogPosition, RecordKey, Records, StorageError, WriteSet};
 
 use crate::files::{Directory, Files};
 use crate::lock::{DirectoryLock, LockError};
@@ -29,6 +29,7 @@ use crate::log::{Inspected, LogError, LogInspection, check_begins};
 use crate::marks::{CHECKPOINT, MarkError, read_log_begins, read_mark};
 use crate::overlay::Overlay;
 use crate::published::Published;
+use crate::repair;
 use crate::snapshot::{INCOMING, SnapshotError, SnapshotProgress, look};
 use crate::state::{
     Checkpoint, Provenance, STATE, ScanRange, SledConfig, StateDirectory, StateOpener, StateStore, count_digest,
@@ -151,7 +152,12 @@ pub fn verify(directory: &Path, config: &VerifyConfig) -> Result<VerifyReport, V
     let _lock = DirectoryLock::share_existing(directory)?;
     let scratch = Scratch::copy_of(directory, &config.scratch)?;
     let mut state = StateDirectory::sled(scratch.path(), config.sled.clone());
-    verify_parts(&files, &mut state, config.problems_max)
+    let mut report = verify_parts(&files, &mut state, config.problems_max)?;
+    if repair::is_unfinished(directory) {
+        let what = "it did not end; run `polyarch repair` again, which ends it or does it anew";
+        report.problems.insert(0, Problem { place: "repair".into(), what: what.into() });
+    }
+    Ok(report)
 }
 
 /// Verifies the parts of a store. Opens the state, which a backend may take for a reason to change
@@ -332,11 +338,16 @@ impl<S: StateStore> Walk<S> {
         };
         for inspected in inspection {
             match inspected {
-                Ok(Inspected::Segment { start, heads }) => {
-                    if self.heads.is_none() {
+                Ok(Inspected::Segment { start, previous, heads }) => {
+                    let is_first = self.heads.is_none();
+                    if is_first {
                         check_first(start.segment, begins, findings);
                     }
                     self.segment(start, heads, findings);
+                    if is_first {
+                        // Of the segment that ended there nothing more may be left.
+                        self.meet_state(previous, findings);
+                    }
                 }
                 Ok(Inspected::Frame { end, write_set, .. }) => self.frame(end, &write_set, findings),
                 Ok(Inspected::End { at, unsynced_bytes, unborn_segment, .. }) => {
@@ -404,8 +415,7 @@ impl<S: StateStore> Walk<S> {
         self.upon_nothing = None;
         let crosses = |held: &Checkpoint| held.position < start && held.frontier.heads != *heads;
         if let Some(held) = self.held.as_ref().filter(|held| crosses(held)) {
-            let (at, remedy) =
-                (held.position, "restore it from a backup, or keep a copy, remove it and run `polyarch join`");
+            let (at, remedy) = (held.position, "`polyarch repair` goes on from there");
             findings
                 .add("state", format!("it is at {at}, and a snapshot was joined at {start} that it lacks; {remedy}"));
             self.upon_state = None;
@@ -601,6 +611,34 @@ pub fn dump(directory: &Path) -> Result<impl Iterator<Item = Result<LogEntry, Lo
             Err(error) => Some(Err(error)),
         }
     }))
+}
+
+/// The heads of an origin's chain, in order, at each place at which the log of a data directory tells them:
+/// the first retained segment's start, if the origin was known there, and behind each of its write sets. No
+/// process has the directory open. Nothing is changed.
+///
+/// # Errors
+/// When there is no log, a process has the directory, or the log cannot be read to its end.
+pub fn chain_heads(directory: &Path, origin: Origin) -> Result<Vec<ChainHead>, DumpError> {
+    let files = existing(directory)?;
+    let _lock = DirectoryLock::share_existing(directory).map_err(VerifyError::Locked)?;
+    let mark = read_mark(&files.data).unwrap_or(None);
+    let mut heads: Vec<ChainHead> = Vec::new();
+    for inspected in LogInspection::new(files.log, mark)? {
+        let last = heads.last().copied().unwrap_or(ChainHead::NONE);
+        match inspected? {
+            // Behind a boundary the chain goes on with more than the log has.
+            Inspected::Segment { heads: at, .. } if at.head(origin).seq > last.seq => heads.push(at.head(origin)),
+            Inspected::Frame { write_set, .. } => match WriteSet::peek_dot(&write_set) {
+                Ok(dot) if dot.origin == origin && dot.seq == last.seq + 1 => {
+                    heads.push(ChainHead { seq: dot.seq, hash: last.hash.extended(&write_set) });
+                }
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+    Ok(heads)
 }
 
 /// Why a log could not be dumped. Nothing was changed.

@@ -70,7 +70,7 @@ pub(crate) struct Diff {
 
 /// How a node is named.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Peer {
+pub(super) enum Peer {
     Member(u32),
     At(NodeAddress),
 }
@@ -220,16 +220,16 @@ impl Found {
 }
 
 /// One of the two nodes.
-struct Node {
-    server_id: u32,
-    client: Client,
+pub(super) struct Node {
+    pub(super) server_id: u32,
+    pub(super) client: Client,
     /// In the session that the two have in common.
     in_session: Client,
 }
 
-struct Pair {
-    here: Node,
-    there: Node,
+pub(super) struct Pair {
+    pub(super) here: Node,
+    pub(super) there: Node,
 }
 
 /// What a closer look at a key showed.
@@ -242,7 +242,7 @@ enum Look {
 }
 
 impl Pair {
-    async fn find(connection: &Connection, peer: &Peer) -> Result<Self, Failure> {
+    pub(super) async fn find(connection: &Connection, peer: &Peer) -> Result<Self, Failure> {
         let (address, status) = connection.client.status_with_node().await?;
         let session = connection.client.session();
         let node = |server_id, address: &NodeAddress| Node {

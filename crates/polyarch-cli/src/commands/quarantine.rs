@@ -108,7 +108,7 @@ fn picked(connection: &Connection) -> Result<&NodeAddress, Failure> {
 }
 
 /// An origin as nodes print it: `SERVER_ID-EPOCH`.
-fn parse_origin(text: &str) -> Result<Origin, String> {
+pub(super) fn parse_origin(text: &str) -> Result<Origin, String> {
     let first: Result<Dot, _> = format!("{text}:1").parse();
     first
         .map(|dot| dot.origin)
@@ -138,8 +138,9 @@ fn described_sides(members: &[ForkMember]) -> String {
 pub(crate) fn to_do(paused: &PausedView) -> String {
     match &paused.cause {
         PauseCause::Fork { .. } => {
-            "one GTID has two payloads: a disk was copied together with a running process. Find out \
-            which history is right; nodes keep the one they have until a side is given up"
+            "one GTID has two payloads: a disk was copied together with a running process. `polyarch fork \
+            show` says where the histories part; find out which is right, and have the members that hold the \
+            other go over to it with `polyarch fork keep`"
                 .to_owned()
         }
         PauseCause::Poison { .. } => {

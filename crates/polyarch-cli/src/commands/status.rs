@@ -26,6 +26,7 @@ Asks any node of the profile, the one of --node, or each with --all. With --json
    \"log_bytes\", \"checkpoints\", \"link_bytes_sent\", \"link_bytes_received\"}, \"paused\": [..],
    \"regained\": [{\"origin\", \"had\", \"peer_has\", \"from\", \"applied\", \"noticed_ms\", \"complete_ms\"}],
    \"regained_write_sets\", \"snapshot\": {\"from\", \"phase\", \"records\", \"bytes\"}|null,
+   \"salvage\": {\"write_sets\", \"first\": [GTID..]}|null,
    \"different\": [{\"server_id\", \"equal_buckets\"}]}
 \"paused\" is as in `polyarch quarantine list`. \"regained\" are epochs of this node's own of which it had lost write sets
 that others have. What comes from \"paused\" on is not there of a node of version 0.1.
@@ -163,6 +164,14 @@ fn print_condition(condition: &ConditionView, output: &mut Output) -> Result<(),
             snapshot.from,
             snapshot.records,
             snapshot.bytes as f64 / f64::from(1 << 20)
+        ))?;
+    }
+    if let Some(salvage) = &condition.salvage {
+        let first: Vec<String> = salvage.first.iter().take(4).map(ToString::to_string).collect();
+        output.line(format_args!(
+            "  salvage   {} write sets of a repair wait for those before {}",
+            salvage.write_sets,
+            first.join(", ")
         ))?;
     }
     for different in &condition.different {

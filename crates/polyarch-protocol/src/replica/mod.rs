@@ -17,6 +17,7 @@ mod links;
 mod members;
 mod progress;
 mod quarantine;
+mod salvage;
 mod sessions;
 mod snapshots;
 mod views;
@@ -144,6 +145,9 @@ pub enum Input {
     SnapshotHeld(u32),
     /// What [`Output::FetchSnapshot`] asked for, or the join of it, came to nothing.
     SnapshotFailed(String),
+    /// Write sets that a repair found in this node's damaged log. Those that are next are applied; the
+    /// others do nothing, and are to come again.
+    Salvaged(Vec<Bytes>),
     /// What [`Output::ScanBuckets`] asked for; `None` when more was applied meanwhile or a record
     /// could not be read.
     BucketsScanned(Option<BucketKeys>),
@@ -392,6 +396,7 @@ impl<S: Storage> Replica<S> {
             Input::SnapshotSent { link, begins } => self.snapshot_sent(link, begins),
             Input::SnapshotHeld(from) => self.snapshot_held(from),
             Input::SnapshotFailed(reason) => self.fetch_failed(reason, now),
+            Input::Salvaged(write_sets) => self.take_salvaged(&write_sets, now),
             Input::BucketsScanned(keys) => self.take_scanned(keys),
             Input::Durable(position) => self.synced(position),
             Input::StorageFailed(reason) => self.fail(reason),
@@ -545,6 +550,8 @@ impl<S: Storage> Replica<S> {
             // How far that is, the driver knows.
             snapshot: None,
             different: self.different_views(),
+            // And this.
+            salvage: None,
         }
     }
 

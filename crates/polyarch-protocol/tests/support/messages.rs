@@ -248,6 +248,7 @@ pub(crate) fn request() -> impl Strategy<Value = ClientRequest> {
         Just(Request::Digest),
         (vec(any::<u16>(), 0..5), bytes(), any::<u32>())
             .prop_map(|(buckets, from, limit)| Request::ScanBuckets(BucketScan { buckets, from, limit })),
+        dot().prop_map(|dot| Request::ChainHash { dot }),
     ];
     (any::<u64>(), any::<u32>(), option::of(bytes()), request).prop_map(|(id, wait_ms, token, request)| ClientRequest {
         id,
@@ -286,6 +287,7 @@ pub(crate) fn response() -> impl Strategy<Value = ClientResponse> {
         (vec(outline(), 0..3), any::<u32>(), option::of(bytes()), bytes()).prop_map(
             |(records, examined, next, token)| Response::Buckets(BucketPage { records, examined, next, token })
         ),
+        option::of(any::<[u8; 32]>()).prop_map(|hash| Response::ChainHash(hash.map(ChainHash))),
     ];
     let refusals: Vec<Refusal> = refusals().into_iter().map(|(_, refusal)| refusal).collect();
     let result = prop_oneof![ok.prop_map(Ok), prop::sample::select(refusals).prop_map(Err)];

@@ -11,7 +11,7 @@ use polyarch_protocol::client::{
     Supersede, WriteChange, WriteRequest, Written,
 };
 use polyarch_protocol::condition::{
-    ConditionView, DifferentView, ForkMember, ForkSide, PauseCause, PausedView, RegainedView, SnapshotView,
+    ConditionView, DifferentView, ForkMember, ForkSide, PauseCause, PausedView, RegainedView, SalvageView, SnapshotView,
 };
 use polyarch_protocol::peer::{
     ClusterId, FeedGroup, Heartbeat, Hello, PeerMessage, Refuse, RefuseReason, Subscribe, Twin,
@@ -133,6 +133,7 @@ pub(crate) fn condition() -> ConditionView {
             DifferentView { server_id: 1, equal_buckets: None },
             DifferentView { server_id: 300, equal_buckets: Some(4_095) },
         ],
+        salvage: Some(SalvageView { write_sets: 300, first: vec![sample_dot(43)] }),
     }
 }
 
@@ -300,6 +301,7 @@ pub(crate) fn request_samples() -> Vec<(&'static str, ClientRequest)> {
                 limit: 300,
             })),
         ),
+        ("chain-hash", of(Request::ChainHash { dot: sample_dot(300) })),
     ]
 }
 
@@ -397,6 +399,8 @@ pub(crate) fn response_samples() -> Vec<(&'static str, ClientResponse)> {
     let newer = [
         ("condition", Ok(Response::Condition(Box::new(condition())))),
         ("retried", Ok(Response::Retried(vec![Origin::new(1, 7), O]))),
+        ("chain-hash", Ok(Response::ChainHash(Some(ChainHash([0xab; 32]))))),
+        ("chain-hash-none", Ok(Response::ChainHash(None))),
     ];
     let all = answers.chain(refused).chain(newer);
     all.map(|(name, result)| (name, ClientResponse { id: 300, result })).collect()

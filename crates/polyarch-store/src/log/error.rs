@@ -28,8 +28,8 @@ pub enum LogError {
     /// was changed on the disk.
     #[error(
         "the log ends at {end}, but a checkpoint holds it up to {synced}: what lies between was synced here and is lost. \
-         Nothing was changed. Restore the log, or the whole data directory, from a backup; or keep this directory \
-         aside and let a node with a new data directory take its place, which the other members feed"
+         Nothing was changed. Run `polyarch repair`, which keeps what is whole and gets the rest from the other \
+         members, or restore the data directory from a backup"
     )]
     Lost {
         /// Where it ends.
@@ -40,8 +40,8 @@ pub enum LogError {
     /// The log's first segments are gone, and nobody removed them. Nothing was changed on the disk.
     #[error(
         "the log begins with {}, and its segments from {} on were not removed on purpose: they are missing. \
-         Nothing was changed. Restore them, or the whole data directory, from a backup; or keep this directory \
-         aside and let a node with a new data directory take its place, which the other members feed",
+         Nothing was changed. Put them back if they were moved; or run `polyarch repair`, which keeps what is whole \
+         and gets the rest from the other members; or restore the data directory from a backup",
         segment_name(*first),
         segment_name(*begins)
     )]
@@ -107,8 +107,8 @@ pub enum LogError {
 /// Where a log is damaged, and how that is known.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{}, but {evidence}. Nothing was changed. \
-     Keep a copy of the whole data directory, then restore it from a backup or let a node with a new data directory take its place",
+    "{}, but {evidence}. Nothing was changed. Run `polyarch repair`, which keeps what is whole and gets the \
+     rest from the other members, or restore the data directory from a backup",
     self.what()
 )]
 #[non_exhaustive]

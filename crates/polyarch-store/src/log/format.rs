@@ -292,6 +292,24 @@ pub(crate) fn encode_frame(
     frame_crc
 }
 
+/// The salt by which the header CRC of these bytes, which are taken for a frame's header, is right: what
+/// the CRC would have begun with, computed backwards, a bit at a time.
+pub(crate) fn salt_of(header: &[u8; FRAME_HEADER_BYTES]) -> u32 {
+    /// CRC-32C's polynomial, reflected as its register is.
+    const POLYNOMIAL: u32 = 0x82f6_3b78;
+    let mut register = !u32_at(header, 32);
+    for byte in header[..32].iter().rev() {
+        for _ in 0..8 {
+            register = match register >> 31 {
+                1 => ((register ^ POLYNOMIAL) << 1) | 1,
+                _ => register << 1,
+            };
+        }
+        register ^= u32::from(*byte);
+    }
+    !register
+}
+
 /// The length of the write set in a frame of one's own memory.
 pub(crate) fn write_set_bytes(frame: &[u8]) -> usize {
     u32_at(frame, 0) as usize

@@ -22,6 +22,8 @@ pub enum Inspected {
     Segment {
         /// Where its first frame is.
         start: LogPosition,
+        /// Where the segment before it ended, which may be gone.
+        previous: LogPosition,
         /// What its header says was applied before.
         heads: ChainHeads,
     },
@@ -93,7 +95,7 @@ impl<F: Files> Iterator for LogInspection<F> {
 
 impl From<&Segment> for Inspected {
     fn from(segment: &Segment) -> Self {
-        Self::Segment { start: segment.start(), heads: ChainHeads::clone(&segment.heads) }
+        Self::Segment { start: segment.start(), previous: segment.previous, heads: ChainHeads::clone(&segment.heads) }
     }
 }
 

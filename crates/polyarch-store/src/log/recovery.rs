@@ -115,16 +115,30 @@ pub(crate) fn check_begins(first: u64, begins: u64) -> Result<(), LogError> {
 
 /// Begins a log with an empty segment 1.
 fn begin<F: Files>(files: F, config: LogConfig, file_exists: bool) -> Result<(Log<F>, Recovery), LogError> {
-    let name = segment_name(1);
-    let (header, bytes) =
-        SegmentHeader::encode(1, 0, 0, config.salt, &ChainHeads::default()).expect("no heads are not too many");
+    begin_behind(files, config, LogPosition::default(), &ChainHeads::default(), file_exists)
+}
+
+/// Begins a log with an empty segment, as if those before it, which ended at `previous` and added up to
+/// `heads`, had been removed.
+pub(super) fn begin_behind<F: Files>(
+    files: F,
+    config: LogConfig,
+    previous: LogPosition,
+    heads: &ChainHeads,
+    file_exists: bool,
+) -> Result<(Log<F>, Recovery), LogError> {
+    let number = previous.segment + 1;
+    let name = segment_name(number);
+    let previous_end = u32::try_from(previous.offset).unwrap_or(u32::MAX);
+    let (header, bytes) = SegmentHeader::encode(number, previous_end, 0, config.salt, heads)
+        .ok_or_else(|| LogError::TooManyOrigins { origins: heads.iter().count() })?;
     let file = match file_exists {
         true => files.open(&name),
         false => files.create(&name),
     };
     let file = file.map_err(LogError::io("create", &name))?;
     let len = file.len().map_err(LogError::io("find the length of", &name))?;
-    let mut current = CurrentSegment { number: 1, file, allocated: len };
+    let mut current = CurrentSegment { number, file, allocated: len };
     // No sync can be left out by a seeded bug here: a log without its first header is another fault.
     current.grow(header.first.max(len), &files, &config).map_err(LogError::io("allocate space for", &name))?;
     current.file.write_at(&bytes, 0).map_err(LogError::io("write", &name))?;
@@ -134,7 +148,7 @@ fn begin<F: Files>(files: F, config: LogConfig, file_exists: bool) -> Result<(Lo
 
     let segment = Segment::from(header);
     let recovery = Recovery {
-        first_segment: 1,
+        first_segment: number,
         end: segment.start(),
         known_synced: LogPosition::default(),
         rewritten_bytes: 0,

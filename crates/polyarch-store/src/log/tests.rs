@@ -483,7 +483,7 @@ fn inspection_tells_all_and_changes_nothing() {
     assert_eq!(disk.counts(), counts);
     let frames = found.iter().filter(|found| matches!(found, Inspected::Frame { .. })).count();
     let starts = found.iter().filter_map(|found| match found {
-        Inspected::Segment { start, heads } => Some((*start, heads.clone())),
+        Inspected::Segment { start, heads, .. } => Some((*start, heads.clone())),
         _ => None,
     });
     let starts: Vec<_> = starts.collect();

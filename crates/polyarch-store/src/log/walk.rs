@@ -56,7 +56,7 @@ impl<L: LogFile> Window<L> {
         Ok(&self.buffer[from..to])
     }
 
-    fn header(&mut self) -> Result<Result<SegmentHeader, HeaderError>, LogError> {
+    pub(crate) fn header(&mut self) -> Result<Result<SegmentHeader, HeaderError>, LogError> {
         let needed = match SegmentHeader::bytes_needed(self.bytes(0, SEGMENT_HEADER_BYTES)?) {
             Ok(needed) => needed,
             Err(invalid) => return Ok(Err(HeaderError::Invalid(invalid))),
@@ -65,7 +65,7 @@ impl<L: LogFile> Window<L> {
     }
 
     /// The frame at a place, with all but its link checked.
-    fn frame(&mut self, at: LogPosition, salt: u32) -> Result<Result<FrameHeader, Invalid>, LogError> {
+    pub(crate) fn frame(&mut self, at: LogPosition, salt: u32) -> Result<Result<FrameHeader, Invalid>, LogError> {
         let Ok(header) = <&[u8; FRAME_HEADER_BYTES]>::try_from(self.bytes(at.offset, FRAME_HEADER_BYTES)?) else {
             return Ok(Err(Invalid("the end of the file")));
         };
@@ -229,7 +229,8 @@ pub(crate) fn outline<F: Files>(files: &F, known_synced: Option<LogPosition>) ->
     Ok(Outline::Segments { segments, salt, unborn })
 }
 
-fn segment_numbers<F: Files>(files: &F) -> Result<Vec<u64>, LogError> {
+/// The numbers of the segments that have a file, in order.
+pub(crate) fn segment_numbers<F: Files>(files: &F) -> Result<Vec<u64>, LogError> {
     let names = match files.list() {
         // A node that has joined and was never started has none yet.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
