@@ -1,13 +1,11 @@
 //! A member that never comes back: what the others keep does not grow with what it misses, nor with what was deleted.
 
-use std::path::Path;
-
 use serde_json::Value;
 
 use super::load::{SHORT_LOG, cluster, count, delete, put};
 use super::{EQUAL_WITHIN, turn};
 use crate::support::writers::size;
-use crate::support::{Cluster, command, eventually, finish};
+use crate::support::{Cluster, bytes_of, command, eventually, finish};
 
 /// `log_mib_max`, the segment in use, and those that a checkpoint is not yet past.
 const LOG_BYTES_MAX: u64 = 8 << 20;
@@ -83,15 +81,4 @@ fn kept(cluster: &mut Cluster, id: u32) -> Kept {
         metadata_bytes: bytes_of(&data) - log_bytes - state_bytes,
         state_bytes,
     }
-}
-
-/// The bytes of all files in a directory, on the disk.
-fn bytes_of(directory: &Path) -> u64 {
-    // A segment may go while it is looked at.
-    let entries = std::fs::read_dir(directory).expect("the directory can be read").flatten();
-    let of = |entry: std::fs::DirEntry| match entry.file_type().expect("an entry has a type").is_dir() {
-        true => bytes_of(&entry.path()),
-        false => entry.metadata().map_or(0, |metadata| metadata.len()),
-    };
-    entries.map(of).sum()
 }

@@ -484,6 +484,17 @@ pub(crate) fn eventually<T>(what: &str, within: Duration, look: impl FnMut() -> 
     poll(within, look).unwrap_or_else(|| panic!("waited {within:?} for {what}"))
 }
 
+/// The bytes of all files in a directory, on the disk.
+pub(crate) fn bytes_of(directory: &Path) -> u64 {
+    // A segment may go while it is looked at.
+    let entries = fs::read_dir(directory).expect("the directory can be read").flatten();
+    let of = |entry: fs::DirEntry| match entry.file_type().expect("an entry has a type").is_dir() {
+        true => bytes_of(&entry.path()),
+        false => entry.metadata().map_or(0, |metadata| metadata.len()),
+    };
+    entries.map(of).sum()
+}
+
 /// How many write sets are in an applied-set: the last GTID of each origin, as `--json` prints them.
 fn write_sets(applied: &Value) -> u64 {
     let gtids = applied.as_array().expect("it is a list").iter().map(|gtid| gtid.as_str().expect("it is a GTID"));

@@ -197,6 +197,8 @@ impl From<StartError> for Failure {
             StartError::Open(OpenError::Locked(_) | OpenError::Directory { .. } | OpenError::RepairUnfinished(_)) => {
                 Self::refused(&error)
             }
+            StartError::Open(open) if open.is_full() => Self::refused(&error)
+                .hint("make room on the disk of `data_dir`, then do it again; what was acknowledged is there"),
             StartError::Open(_) => Self::refused(&error).hint(
                 "`polyarch verify` looks at a data directory without changing it; `polyarch repair` keeps what is \
                  whole of it and gets the rest from the other members",

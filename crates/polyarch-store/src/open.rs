@@ -29,7 +29,7 @@ use polyarch_protocol::{
 };
 
 use crate::checkpointer::{CheckpointError, Checkpointer, Purpose};
-use crate::files::Files;
+use crate::files::{Files, is_full};
 use crate::lock::LockError;
 use crate::log::{Log, LogBoundary, LogError, Recovery};
 use crate::marks::MarkError;
@@ -159,9 +159,25 @@ pub enum OpenError {
     /// more than before.
     #[error("replay failed: {0}")]
     Replay(StorageError),
-    /// There was more to replay than fits in memory, and the state did not take it.
+    /// There was more to replay than fits in memory, and the state did not take it, for lack of room
+    /// ([`OpenError::is_full`]) or because it failed.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+}
+
+impl OpenError {
+    /// Whether there was no room on the disk: with some, the store opens as it would have.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Locked(LockError::Io { source, .. })
+            | Self::Directory { source, .. }
+            | Self::Log(LogError::Io { source, .. } | LogError::Write { source, .. }) => is_full(source),
+            Self::Log(error) => matches!(error, LogError::Full { .. }),
+            Self::State(error) => error.is_full(),
+            Self::Checkpoint(error) => error.is_full(),
+            _ => false,
+        }
+    }
 }
 
 /// The state as it was found, with its checkpoint; or why it cannot be used.
@@ -400,17 +416,23 @@ impl<F: Files, S: StateStore> Replay<'_, F, S> {
         Ok(())
     }
 
-    /// A log that is larger than memory goes through it part by part.
+    /// A log that is larger than memory goes through it part by part; without room on the disk, as much as memory holds
+    /// at all.
     fn checkpoint_when_due(&mut self, end: LogPosition) -> Result<(), OpenError> {
         if !self.checkpointer.is_due() {
             return Ok(());
         }
         let purpose = Purpose::Current(self.data.clone(), self.pins.clone());
-        if let Some(job) = self.checkpointer.begin(purpose, &self.frontier, end) {
-            let summary = self.checkpointer.finish(job.run()?);
-            tracing::info!(position = %summary.position, records = summary.records, "checkpoint during replay");
+        let Some(job) = self.checkpointer.begin(purpose, &self.frontier, end) else { return Ok(()) };
+        match job.run() {
+            Ok(done) => {
+                let summary = self.checkpointer.finish(done);
+                tracing::info!(position = %summary.position, records = summary.records, "checkpoint during replay");
+                Ok(())
+            }
+            Err(error) if error.is_full() && !self.checkpointer.is_full() => Ok(()),
+            Err(error) => Err(error.into()),
         }
-        Ok(())
     }
 }
 

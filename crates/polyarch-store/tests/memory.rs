@@ -67,6 +67,38 @@ fn a_failed_checkpoint_is_tried_again_at_once_when_memory_is_full() {
     node.store.finish_checkpoint(job.run().unwrap());
 }
 
+/// More than are replayed between two looks at memory.
+const REPLAYED: u32 = 1_100;
+
+/// A disk with a log that no checkpoint holds, and room for nothing else.
+fn full_disk() -> SimulatedDisk {
+    let disk = SimulatedDisk::new(1, 512);
+    let mut node = Node::open(disk.clone(), MemoryOpener::new(MemoryState::new()), &config()).unwrap();
+    (0..REPLAYED).for_each(|number| node.put(number));
+    node.store.sync().unwrap();
+    drop(node);
+    disk.set_space(Some(0));
+    disk
+}
+
+#[test]
+fn a_start_without_room_for_a_checkpoint_goes_on_in_memory() {
+    let mut config = config();
+    config.checkpoint.memtable_times_max = 1_000;
+    let node = Node::open(full_disk(), MemoryOpener::new(MemoryState::new()), &config).unwrap();
+    assert_eq!(node.frontier.heads.applied().write_sets(), u64::from(REPLAYED));
+}
+
+#[test]
+fn a_start_that_finds_room_neither_on_disk_nor_in_memory_is_refused_for_that() {
+    let disk = full_disk();
+    let open = || Node::open(disk.clone(), MemoryOpener::new(MemoryState::new()), &config());
+    let refused = open().err().expect("memory has no room");
+    assert!(refused.is_full(), "{refused}");
+    disk.set_space(None);
+    assert_eq!(open().unwrap().frontier.heads.applied().write_sets(), u64::from(REPLAYED));
+}
+
 /// A state that panics when it is told to.
 #[derive(Clone, Default)]
 struct Panicking {
