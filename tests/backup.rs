@@ -34,7 +34,8 @@ async fn a_node_that_lost_its_disk_is_restored_from_a_backup_of_another() {
     assert_eq!((&made["donor"], &made["cluster"]), (&json!(2), &cluster_name(&mut cluster)));
     cluster.polyarch(["backup".as_ref(), directory.as_os_str()]).exits(2).says("holds a backup; use a new directory");
     let verified = verify(&cluster, &directory).ok().json();
-    assert_eq!((&verified["clean"], &verified["backup"]["holds"]), (&json!(true), &made["holds"]));
+    assert_eq!((&verified["clean"], &verified["backup"]), (&json!(true), &made));
+    assert!(made["log_end"].as_str().is_some_and(|end| end.contains(':')), "{made}");
 
     cluster.node(3).kill();
     let mut ledger = writers.finish().await;
@@ -80,8 +81,9 @@ fn damaged_backups_are_refused(cluster: &mut Cluster, backup: &Path) {
     fs::write(&file, &sound[..sound.len() / 2]).expect("it can be written");
     verify(cluster, &copy).exits(3);
     fs::remove_file(copy.join("manifest.toml")).expect("it is there");
-    let incomplete = verify(cluster, &copy).exits(3).json();
-    assert!(incomplete["problems"][0]["what"].as_str().expect("it is text").contains("was not completed"));
+    let unfinished = verify(cluster, &copy).exits(3).says("is a backup that was not finished").json();
+    assert_eq!(unfinished["problems"][0]["what"], "it is missing: the backup was not finished");
+    assert_eq!(unfinished["problems"].as_array().map(Vec::len), Some(1), "no word of damage: {unfinished}");
     assert!(!cluster.node(3).data_dir().exists(), "nothing was restored");
 }
 
@@ -195,6 +197,18 @@ fn a_backup_wants_an_administrator_and_a_directory_of_its_own() {
     assert!(verified.text().ends_with("all is well\n"), "{}", verified.text());
     assert_eq!(mode(&directory), 0o700);
     assert!(["manifest.toml", "backup.snapshot"].iter().all(|file| mode(&directory.join(file)) == 0o600));
+}
+
+#[test]
+fn a_backup_of_another_cluster_of_the_same_name_is_refused() {
+    let (cluster, mut other) = (Cluster::start(1), Cluster::prepare(1));
+    let directory = cluster.directory().join("backup");
+    back_up(&cluster, 1, &directory).ok();
+    restore(&mut other, 1, &directory).exits(2).says("it is another cluster of that name").says("--other-ca");
+    assert!(!other.node(1).data_dir().exists(), "nothing was restored");
+    let config = other.node(1).config();
+    let config = ["--other-ca".as_ref(), "--config".as_ref(), config.as_os_str()];
+    other.polyarch([["restore".as_ref(), directory.as_os_str()].as_slice(), &config].concat()).ok();
 }
 
 #[test]

@@ -270,6 +270,9 @@ impl From<RestoreError> for Failure {
             RestoreError::Snapshot(error) => error.into(),
             RestoreError::Open(error) => StartError::Open(error).into(),
             RestoreError::OtherCluster { .. } | RestoreError::Io { .. } => Self::usage(error),
+            RestoreError::OtherAuthority { .. } => {
+                Self::usage(error).hint("if the authority was replaced, --other-ca restores it all the same")
+            }
             RestoreError::Backup { .. } => {
                 Self::refused(error).hint("`polyarch verify` of the backup says more; use another one")
             }

@@ -592,6 +592,9 @@ pub(crate) struct BackupObject<'a> {
     blake3: &'a str,
     began_with: &'a [String],
     holds: &'a [String],
+    /// `SEGMENT:OFFSET` of the donor's log; null in a backup that does not say.
+    log_end: Option<&'a str>,
+    authority: Option<&'a str>,
 }
 
 impl<'a> BackupObject<'a> {
@@ -609,6 +612,8 @@ impl<'a> BackupObject<'a> {
             blake3: &manifest.blake3,
             began_with: &manifest.began_with,
             holds: &manifest.holds,
+            log_end: manifest.log_end.as_deref(),
+            authority: manifest.authority.as_deref(),
         }
     }
 }

@@ -331,6 +331,11 @@ impl Client {
         self.nodes.dialler().endpoint().identity().cluster().as_str()
     }
 
+    /// SHA-256 fingerprint of the certificate of the authority that this client and its nodes trust, 64 hex digits.
+    pub fn authority_sha256(&self) -> &str {
+        self.nodes.dialler().endpoint().authority_sha256()
+    }
+
     /// Ends all connections, of clones and sessions too, and lets the nodes know. Without it they find out when the last
     /// clone is dropped, or, if the process ends at once, by their idle time-out. What was sent and is unanswered is lost.
     pub async fn close(&self) {

@@ -41,7 +41,7 @@ pub use config::{
 pub use founding::{Founded, NodeIdentity, init, join};
 pub use node::{Node, StartError};
 pub use repairing::{RepairDataError, abandon_salvage, repair, survey};
-pub use restoring::{RestoreError, Restored, restore, restore_is_unfinished};
+pub use restoring::{RestoreError, RestoreSource, Restored, restore, restore_is_unfinished};
 
 /// Reads records on any thread.
 pub(crate) type Reader = polyarch_store::StateReader<polyarch_store::state::SledState>;

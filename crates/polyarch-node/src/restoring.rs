@@ -59,6 +59,21 @@ pub enum RestoreError {
         /// Whose certificate it is.
         wanted: String,
     },
+    /// The backup is of a cluster of the same name with another authority. The data directory is as it was.
+    #[error(
+        "{} is a backup of a cluster {cluster} whose authority has the fingerprint {found}, but `ca` of the configuration has {wanted}: \
+         it is another cluster of that name, or its authority was replaced since", backup.display()
+    )]
+    OtherAuthority {
+        /// Its directory.
+        backup: PathBuf,
+        /// The cluster's name.
+        cluster: String,
+        /// The fingerprint in the backup.
+        found: String,
+        /// That of the configuration.
+        wanted: String,
+    },
     /// The data directory cannot be written. It is not restored.
     #[error("{}: {source}", path.display())]
     Io {
@@ -91,8 +106,17 @@ impl RestoreError {
     }
 }
 
+/// What is restored.
+#[derive(Debug, Clone)]
+pub struct RestoreSource {
+    /// The directory of a backup.
+    pub backup: PathBuf,
+    /// Whether it may have been made while the cluster had another authority than in the configuration.
+    pub of_any_authority: bool,
+}
+
 /// Makes the empty or missing data directory of `config` that of its node, with all that the backup in
-/// `backup` holds: for the server id of the certificate, whatever node the backup was made of. The backup
+/// `source` holds: for the server id of the certificate, whatever node the backup was made of. The backup
 /// is verified first. Asks `goes_on` every few thousand records. Takes as long as to read the backup a
 /// few times and write it once; memory as for a join.
 ///
@@ -103,23 +127,26 @@ impl RestoreError {
 /// but another `restore`.
 pub fn restore(
     config: &NodeConfig,
-    backup: &Path,
+    source: &RestoreSource,
     mut goes_on: impl FnMut(&JoinProgress) -> bool,
 ) -> Result<Restored, RestoreError> {
-    let (_, cluster, server_id) = credentials(config)?;
+    let (credentials, cluster, server_id) = credentials(config)?;
     let directory = &config.data_dir;
     let is_begun = restore_is_unfinished(directory)?;
     if !is_begun {
         check_vacant(directory)?;
     }
-    let (manifest, cluster_id) = verified(backup, &cluster)?;
+    let (manifest, cluster_id) = verified(&source.backup, &cluster)?;
+    if !source.of_any_authority {
+        check_authority(&source.backup, &manifest, credentials.authority_sha256())?;
+    }
     let identity = identity(cluster, cluster_id, server_id);
     match is_begun {
         true => clear(directory)?,
         false => create_directory(directory)?,
     }
     identity.write_as(RESTORING_FILE, directory)?;
-    build(config, backup, &mut goes_on)?;
+    build(config, &source.backup, &mut goes_on)?;
     commit(directory)?;
     Ok(Restored { identity, manifest })
 }
@@ -137,7 +164,7 @@ pub fn restore_is_unfinished(directory: &Path) -> Result<bool, StartError> {
 
 /// Checks the backup, and whose it is.
 fn verified(backup: &Path, cluster: &str) -> Result<(BackupManifest, ClusterId), RestoreError> {
-    let BackupReport { manifest, survey, problems } = verify_backup(backup)?;
+    let BackupReport { manifest, survey, problems, .. } = verify_backup(backup)?;
     match (manifest, survey) {
         (Some(manifest), Some(_)) if problems.is_empty() && manifest.cluster != cluster => {
             Err(RestoreError::OtherCluster {
@@ -151,6 +178,19 @@ fn verified(backup: &Path, cluster: &str) -> Result<(BackupManifest, ClusterId),
             let problems = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
             Err(RestoreError::Backup { backup: backup.to_owned(), problems })
         }
+    }
+}
+
+/// A cluster's name is no more than a word, and its id is a random number that no certificate has.
+fn check_authority(backup: &Path, manifest: &BackupManifest, wanted: &str) -> Result<(), RestoreError> {
+    match &manifest.authority {
+        Some(found) if found != wanted => Err(RestoreError::OtherAuthority {
+            backup: backup.to_owned(),
+            cluster: manifest.cluster.clone(),
+            found: found.clone(),
+            wanted: wanted.to_owned(),
+        }),
+        _ => Ok(()),
     }
 }
 

@@ -14,6 +14,7 @@
 //!    │ ◀─────────────────────────── Begin { V }  │
 //!    │ ◀──────────────── Records … in key order  │  walked while writes go on
 //!    │ ◀───────────────────── Log … from V on    │
+//!    │ ◀────────────────── LogEnd { position }   │  where the donor's log was then
 //!    │ ◀───────────────────────────── End { W }  │  all of it durable at the donor
 //!  join
 //! ```
@@ -74,7 +75,7 @@ pub struct SnapshotBegin {
     pub start: FrontierOutline,
 }
 
-/// One part of a snapshot, in the order `Begin`, `Records`, `Log`, `End`. Variants are appended only.
+/// One part of a snapshot, in the order `Begin`, `Records`, `Log`, `LogEnd`, `End`. Variants are appended only.
 ///
 /// Frame: kind (1), version (1), then this in postcard.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +98,9 @@ pub enum SnapshotPart {
     End(ChainHeads),
     /// The donor cannot go on, for this reason. The receiver begins again later.
     GivenUp(String),
+    /// Where the donor's log was that the write sets came from: all before it is in the snapshot. It is of
+    /// use to whoever keeps the snapshot, and not to join it.
+    LogEnd(LogPosition),
 }
 
 /// A record, or a piece of one, with its key.
@@ -186,7 +190,7 @@ impl SnapshotPart {
         let in_order = match &part {
             Self::Records { records, .. } => records.is_sorted_by(|one, two| one.key <= two.key) && !records.is_empty(),
             Self::Log(write_sets) => !write_sets.is_empty(),
-            Self::Begin(_) | Self::Resumed(_) | Self::End(_) | Self::GivenUp(_) => true,
+            Self::Begin(_) | Self::Resumed(_) | Self::LogEnd(_) | Self::End(_) | Self::GivenUp(_) => true,
         };
         in_order.then_some(part).ok_or(CodecError::Malformed)
     }
@@ -282,6 +286,8 @@ enum Place {
         end: LogPosition,
         heads: ChainHeads,
     },
+    /// All is sent that this adds up to.
+    End(ChainHeads),
     Done,
 }
 
@@ -354,6 +360,7 @@ impl SnapshotSource {
                 self.log(donor, self.position, end, heads)
             }
             Place::Log { next, end, heads } => self.log(donor, next, end, heads),
+            Place::End(heads) => (SnapshotStep::Part(SnapshotPart::End(heads).encode()), Place::Done),
             Place::Done => (SnapshotStep::Done, Place::Done),
         };
         self.place = place;
@@ -445,7 +452,7 @@ impl SnapshotSource {
         mut heads: ChainHeads,
     ) -> (SnapshotStep, Place) {
         if next >= end {
-            return (SnapshotStep::Part(SnapshotPart::End(heads).encode()), Place::Done);
+            return (SnapshotStep::Part(SnapshotPart::LogEnd(next).encode()), Place::End(heads));
         }
         let failed = |reason: String| (SnapshotStep::Failed(reason), Place::Done);
         let batch = match donor.read(next, self.part_bytes) {

@@ -120,10 +120,12 @@ fn walk_stored(storage: &MemoryStorage) -> Vec<SnapshotPart> {
 
 #[test]
 fn a_snapshot_of_nothing_is_its_beginning_and_its_end() {
-    let parts = walk_stored(&MemoryStorage::default());
-    assert!(
-        matches!(&parts[..], [SnapshotPart::Begin(_), SnapshotPart::End(heads)] if *heads == ChainHeads::default())
-    );
+    let storage = MemoryStorage::default();
+    let parts = walk_stored(&storage);
+    let [SnapshotPart::Begin(_), SnapshotPart::LogEnd(end), SnapshotPart::End(heads)] = &parts[..] else {
+        panic!("{parts:?}");
+    };
+    assert_eq!((*end, heads), (storage.durable_end(), &ChainHeads::default()));
 }
 
 #[test]
@@ -213,12 +215,13 @@ fn what_is_written_during_the_walk_before_and_behind_its_place_is_in_it() {
         donor.write(vec![change("k149", None, Supersede::Held)]).expect("it takes writes");
         donor.put(&format!("new-{written}"), "new").expect("it takes writes");
     });
-    let SnapshotPart::End(heads) = SnapshotPart::decode(parts.last().expect("it has parts")).expect("it reads") else {
+    let last = parts[parts.len() - 2..].iter().map(|part| SnapshotPart::decode(part).expect("it reads"));
+    let [SnapshotPart::LogEnd(log_end), SnapshotPart::End(heads)] = &last.collect::<Vec<_>>()[..] else {
         panic!("the end comes last");
     };
     // Whatever was written after the last poll of the log is not in it, and nothing else is missing.
     let (cut, frontier) = donor.replica.storage().cut_to(heads.applied().write_sets() as usize);
-    assert_eq!(frontier.heads, heads);
+    assert_eq!((&frontier.heads, cut.durable_end()), (heads, *log_end));
     donor.reopen(cut, frontier);
     assert_is_all_of(&fetched(&parts), &donor);
 }

@@ -14,7 +14,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use polyarch_crdt::{AppliedSet, Dot, Origin};
-use polyarch_protocol::{ChainHeads, SnapshotBegin, SnapshotPart, WriteSet, WriteSetError};
+use polyarch_protocol::{ChainHeads, LogPosition, SnapshotBegin, SnapshotPart, WriteSet, WriteSetError};
 use serde::{Deserialize, Serialize};
 
 use crate::files::{Directory, Files};
@@ -59,6 +59,12 @@ pub struct BackupManifest {
     pub began_with: Vec<String>,
     /// W: the same of what is in the backup.
     pub holds: Vec<String>,
+    /// The place in the donor's log, `SEGMENT:OFFSET`, up to which all is in the backup. `None` where the
+    /// donor did not say.
+    pub log_end: Option<String>,
+    /// SHA-256 fingerprint of the certificate of the authority that the donor trusted, 64 hex digits.
+    /// `None` in a backup whose maker did not note it.
+    pub authority: Option<String>,
 }
 
 /// What only its maker knows of a backup.
@@ -66,6 +72,8 @@ pub struct BackupManifest {
 pub struct BackupOrigin {
     /// The cluster's name, as in its certificates.
     pub cluster: String,
+    /// SHA-256 fingerprint of the certificate of the authority that donor and maker trust, 64 hex digits.
+    pub authority: String,
     /// The version of polyarch that the donor runs.
     pub version: String,
     /// Now, UTC, as in RFC 3339.
@@ -84,6 +92,8 @@ pub struct BackupSurvey {
     pub records: u64,
     /// Write sets behind the records, each once.
     pub write_sets: u64,
+    /// The place in the donor's log that it ends with, if it says so.
+    pub log_end: Option<LogPosition>,
     /// Bytes of the file.
     pub bytes: u64,
     /// BLAKE3 of the file, 64 hex digits.
@@ -158,7 +168,7 @@ impl BackupManifest {
     fn complete(directory: &Path, origin: BackupOrigin) -> Result<Self, SurveyError> {
         let survey = BackupSurvey::of(directory)?;
         let files = Directory::existing(directory).map_err(SnapshotError::io("open the directory of"))?;
-        let BackupOrigin { cluster, version, time } = origin;
+        let BackupOrigin { cluster, authority, version, time } = origin;
         let manifest = Self {
             format: FORMAT,
             cluster,
@@ -172,6 +182,8 @@ impl BackupManifest {
             blake3: survey.blake3,
             began_with: gtids(survey.begin.start.heads.applied()),
             holds: gtids(survey.end.applied()),
+            log_end: survey.log_end.map(|end| end.to_string()),
+            authority: Some(authority),
         };
         let failed = SnapshotError::io("write the manifest of");
         let text = toml::to_string(&manifest).map_err(io::Error::other);
@@ -196,6 +208,9 @@ impl BackupManifest {
         compare("write_sets", self.write_sets.to_string(), survey.write_sets.to_string());
         compare("began_with", self.began_with.join(", "), gtids(survey.begin.start.heads.applied()).join(", "));
         compare("holds", self.holds.join(", "), gtids(survey.end.applied()).join(", "));
+        if let Some(log_end) = &self.log_end {
+            compare("log_end", log_end.clone(), survey.log_end.map_or("none".to_owned(), |end| end.to_string()));
+        }
         compare("bytes", self.bytes.to_string(), survey.bytes.to_string());
         compare("blake3", self.blake3.clone(), survey.blake3.clone());
         differences
@@ -241,6 +256,7 @@ impl BackupSurvey {
             end: ChainHeads::clone(&end),
             records: sequence.records(),
             write_sets: walk.write_sets,
+            log_end: sequence.log_end(),
             bytes,
             blake3: hash(&directory.join(BACKUP)).map_err(SnapshotError::io("read"))?,
         })
@@ -300,6 +316,8 @@ pub struct BackupReport {
     pub manifest: Option<BackupManifest>,
     /// What the file holds, when it is sound.
     pub survey: Option<BackupSurvey>,
+    /// Whether it was not completed: it may be as sound as can be, and is no backup.
+    pub is_unfinished: bool,
     /// What is wrong, in the order it was found. Empty: all is well.
     pub problems: Vec<Problem>,
 }
@@ -328,11 +346,9 @@ pub fn verify_backup(directory: &Path) -> Result<BackupReport, VerifyError> {
         Err(error) if error.kind() == io::ErrorKind::InvalidData => report.add(MANIFEST, error),
         Err(error) => return Err(unreadable(MANIFEST, error)),
     }
-    if report.manifest.is_none() && report.problems.is_empty() {
-        report.add(
-            MANIFEST,
-            "it is missing: the backup was not completed; `polyarch backup` into this directory goes on with it",
-        );
+    report.is_unfinished = report.manifest.is_none() && report.problems.is_empty();
+    if report.is_unfinished {
+        report.add(MANIFEST, "it is missing: the backup was not finished");
     }
     match BackupSurvey::of(directory) {
         Ok(survey) => {
@@ -341,6 +357,8 @@ pub fn verify_backup(directory: &Path) -> Result<BackupReport, VerifyError> {
             report.survey = Some(survey);
         }
         Err(SurveyError::Snapshot(SnapshotError::Io { source, .. })) => return Err(unreadable(BACKUP, source)),
+        // Its end is not there yet, and what lies at it need not be whole.
+        Err(_) if report.is_unfinished => {}
         Err(error) => report.add(BACKUP, error),
     }
     Ok(report)

@@ -82,9 +82,13 @@ impl CertificateSummary {
             name: name_of(&certificate)?,
             not_before: system_time(validity.not_before)?,
             not_after: system_time(validity.not_after)?,
-            fingerprint_sha256: tls::sha256(der).iter().map(|byte| format!("{byte:02x}")).collect(),
+            fingerprint_sha256: fingerprint_sha256(der),
         })
     }
+}
+
+pub(crate) fn fingerprint_sha256(der: &[u8]) -> String {
+    tls::sha256(der).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Why a certificate file cannot be used. No file was changed.

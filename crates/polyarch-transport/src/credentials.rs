@@ -28,6 +28,7 @@ pub struct Credentials {
 
 struct Shared {
     identity: Identity,
+    authority_sha256: String,
     not_after: SystemTime,
     roots: Arc<RootCertStore>,
     certified_key: Arc<CertifiedKey>,
@@ -64,6 +65,7 @@ impl Credentials {
             });
         }
 
+        let authority_sha256 = certificate::fingerprint_sha256(&authority);
         let mut roots = RootCertStore::empty();
         roots
             .add(authority)
@@ -87,12 +89,19 @@ impl Credentials {
             key: key_path.to_owned(),
             certificate: certificate_path.to_owned(),
         })?;
-        Ok(Self { shared: Arc::new(Shared { identity, not_after, roots, certified_key: Arc::new(certified_key) }) })
+        let certified_key = Arc::new(certified_key);
+        Ok(Self { shared: Arc::new(Shared { identity, authority_sha256, not_after, roots, certified_key }) })
     }
 
     /// Who these credentials prove one to be.
     pub fn identity(&self) -> &Identity {
         &self.shared.identity
+    }
+
+    /// SHA-256 over the DER form of the authority's certificate, as 64 lower-case hexadecimal digits: two clusters of one
+    /// name have two authorities.
+    pub fn authority_sha256(&self) -> &str {
+        &self.shared.authority_sha256
     }
 
     /// The last moment at which others accept them. From then on no new connection succeeds; open ones stay.

@@ -187,6 +187,11 @@ impl Endpoint {
         self.shared.credentials.identity()
     }
 
+    /// The fingerprint of the authority that is trusted on this endpoint, as of [`Credentials::authority_sha256`].
+    pub fn authority_sha256(&self) -> &str {
+        self.shared.credentials.authority_sha256()
+    }
+
     /// The address of the socket, with the port that the system chose.
     ///
     /// # Errors

@@ -36,7 +36,8 @@ owner only, and it is to be kept as a node's data are.
 
 With --json:
   {\"directory\", \"cluster\", \"cluster_id\", \"donor\", \"version\", \"time\", \"records\", \"write_sets\",
-   \"bytes\", \"blake3\", \"began_with\": [GTID..], \"holds\": [GTID..]}
+   \"bytes\", \"blake3\", \"began_with\": [GTID..], \"holds\": [GTID..], \"log_end\": SEGMENT:OFFSET,
+   \"authority\": SHA-256 of the ca}
 
 Examples:
   polyarch backup monday --node 127.0.0.1:7401
@@ -91,6 +92,7 @@ async fn back_up(
     let (node, status) = donor(connection, begun.as_ref()).await?;
     let origin = BackupOrigin {
         cluster: connection.client.cluster().to_owned(),
+        authority: connection.client.authority_sha256().to_owned(),
         version: status.version.clone(),
         time: String::new(),
     };

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use polyarch_node::{NodeConfig, Restored, restore};
+use polyarch_node::{NodeConfig, RestoreSource, Restored, restore};
 use tokio::runtime::Builder;
 use tokio::task::spawn_blocking;
 
@@ -24,6 +24,9 @@ verified first. A node that is restored while others live is fed all it lacks wh
 later writes included, so nothing is lost. When all nodes are restored, what was written since the
 backups is gone: docs/operations.md says what that means for clients.
 
+A backup knows the authority of its cluster by its fingerprint: one of another cluster of the same name
+is refused. So is one from before the authority was replaced, unless --other-ca says that this is so.
+
 A restore that was interrupted is done anew by the same command; until then the directory is refused.
 
 With --json: {\"cluster\", \"cluster_id\", \"server_id\", \"backup\": {as `polyarch backup --json`}}
@@ -36,6 +39,9 @@ pub(crate) struct Restore {
     /// The node's configuration, TOML
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// Take the backup though it was made while the cluster had another authority than `ca`
+    #[arg(long)]
+    other_ca: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -56,9 +62,10 @@ impl Restore {
     async fn restore(&self, config: NodeConfig, progress: &ProgressBar) -> Result<Restored, Failure> {
         let mut stop_signals = StopSignals::listen()?.and_hang_up()?;
         let is_stopped = Arc::new(AtomicBool::new(false));
-        let (stop, shown, backup) = (Arc::clone(&is_stopped), progress.clone(), self.backup.clone());
+        let (stop, shown) = (Arc::clone(&is_stopped), progress.clone());
+        let source = RestoreSource { backup: self.backup.clone(), of_any_authority: self.other_ca };
         let mut restoring = spawn_blocking(move || {
-            restore(&config, &backup, |so_far| {
+            restore(&config, &source, |so_far| {
                 shown.set_position(so_far.records);
                 !stop.load(Ordering::Relaxed)
             })

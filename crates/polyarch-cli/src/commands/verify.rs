@@ -13,7 +13,7 @@ use polyarch_store::{
 
 use crate::failure::Failure;
 use crate::json::{BackupReportObject, VerifyObject};
-use crate::terminal::Output;
+use crate::terminal::{Output, shell_word};
 
 const IDENTITY: &str = "identity.toml";
 
@@ -25,7 +25,7 @@ not be writable. Exit status 0 when all is well, 3 when something is wrong or a 
 no data directory or cannot be read.
 
 A backup is known by its manifest.toml: its checksum, all records and write sets that it holds, and that
-the manifest says the same. With --json it is
+the manifest says the same. One without a manifest was not finished, which is said apart. With --json it is
   {\"clean\", \"backup\": {as `polyarch backup --json`}, \"chain_heads\": [{\"gtid\", \"hash\"}],
    \"problems\": [{\"place\", \"what\"}]}
 and a data directory
@@ -61,6 +61,11 @@ impl Verify {
             false => print_backup(&report, &mut output)?,
         }
         output.flush()?;
+        if report.is_unfinished {
+            let word = shell_word(&self.dir);
+            return Err(Failure::refused(format_args!("{} is a backup that was not finished", self.dir.display()))
+                .hint(format_args!("`polyarch backup {word}` goes on with it; to give it up, remove {word}")));
+        }
         self.ended(report.problems.len() as u64)
     }
 
@@ -114,12 +119,15 @@ fn print_backup(report: &BackupReport, output: &mut Output) -> Result<(), Failur
         output.line(format_args!("backup  of server {donor} of cluster {cluster} ({cluster_id})"))?;
         output.line(format_args!("        complete at {time}; the server ran polyarch {version}"))?;
     }
-    if let Some(BackupSurvey { begin, end, records, write_sets, bytes, .. }) = &report.survey {
+    if let Some(BackupSurvey { begin, end, records, write_sets, log_end, bytes, .. }) = &report.survey {
         let gtids =
             |heads: &ChainHeads| heads.applied().iter().map(|dot| dot.to_string()).collect::<Vec<_>>().join(", ");
         output.line(format_args!("holds   {records} records, {write_sets} write sets, {bytes} bytes"))?;
         output.line(format_args!("began   with {}", gtids(&begin.start.heads)))?;
         output.line(format_args!("applied {}", gtids(end)))?;
+        if let Some(log_end) = log_end {
+            output.line(format_args!("log     of the server, up to {log_end}"))?;
+        }
     }
     report.problems.iter().try_for_each(|problem| output.line(format_args!("problem {problem}")))?;
     if report.is_clean() {

@@ -13,8 +13,8 @@ use polyarch_protocol::peer::{
 };
 use polyarch_protocol::{
     BucketKeys, ChainHash, ChainHead, ChainHeads, Change, Dependencies, Digest, Effect, FrontierOutline, KeyHash,
-    KeysHeld, KeyspaceId, LinkState, MemberProgress, PeerDigest, RecordKey, Resume, SnapshotBegin, SnapshotId,
-    SnapshotPart, SnapshotRecord, SnapshotRequest, Topology, WriteSet,
+    KeysHeld, KeyspaceId, LinkState, LogPosition, MemberProgress, PeerDigest, RecordKey, Resume, SnapshotBegin,
+    SnapshotId, SnapshotPart, SnapshotRecord, SnapshotRequest, Topology, WriteSet,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -218,6 +218,7 @@ pub(crate) fn snapshot_part() -> impl Strategy<Value = SnapshotPart> {
         1 => vec(bytes(), 1..5).prop_map(SnapshotPart::Log),
         1 => heads().prop_map(SnapshotPart::End),
         1 => ".{0,9}".prop_map(SnapshotPart::GivenUp),
+        1 => (any::<u64>(), any::<u64>()).prop_map(|(segment, offset)| SnapshotPart::LogEnd(LogPosition { segment, offset })),
     ]
 }
 

@@ -18,7 +18,7 @@ use polyarch_protocol::peer::{
 };
 use polyarch_protocol::{
     BucketKeys, ChainHash, ChainHead, Change, Dependencies, Effect, FrontierOutline, KeyHash, KeysHeld, KeyspaceId,
-    LinkState, MemberProgress, RecordKey, Resume, SnapshotBegin, SnapshotId, SnapshotPart, SnapshotRecord,
+    LinkState, LogPosition, MemberProgress, RecordKey, Resume, SnapshotBegin, SnapshotId, SnapshotPart, SnapshotRecord,
     SnapshotRequest, Topology, WriteSet,
 };
 
@@ -444,5 +444,6 @@ pub(crate) fn snapshot_part_samples() -> Vec<(&'static str, SnapshotPart)> {
         ("log", SnapshotPart::Log(vec![Bytes::from_static(b"one"), Bytes::from_static(b"twotwo")])),
         ("end", SnapshotPart::End(heads.into())),
         ("given-up", SnapshotPart::GivenUp("why".to_owned())),
+        ("log-end", SnapshotPart::LogEnd(LogPosition { segment: 7, offset: 4_711 })),
     ]
 }

@@ -45,6 +45,7 @@ impl Fetched {
                 self.has_all_records = true;
                 self.log.extend(write_sets);
             }
+            SnapshotPart::LogEnd(_) => self.has_all_records = true,
             SnapshotPart::End(heads) => self.end = Some(heads),
             SnapshotPart::GivenUp(reason) => panic!("a walk does not say itself that it is given up: {reason}"),
         }

@@ -186,7 +186,12 @@ impl World {
             Ok(SnapshotPart::End(heads)) => {
                 nothing_leaves_before_durable::check(server_id, durable, heads.applied().iter(), "a snapshot")
             }
-            Ok(SnapshotPart::Resumed(_) | SnapshotPart::Records { .. } | SnapshotPart::GivenUp(_)) => Ok(()),
+            Ok(
+                SnapshotPart::Resumed(_)
+                | SnapshotPart::Records { .. }
+                | SnapshotPart::LogEnd(_)
+                | SnapshotPart::GivenUp(_),
+            ) => Ok(()),
             Err(error) => Err(Violation::new("messages_decode", format!("node {server_id} sends {error}"))),
         }
     }

@@ -165,7 +165,7 @@ impl<L: LogFile> SnapshotRecordReader<L> {
                     (self.cut, self.open) = (false, None);
                 }
                 Some(SnapshotPart::Log(write_sets)) => self.log = Some(write_sets),
-                Some(SnapshotPart::End(_)) | None => self.log = Some(Vec::new()),
+                Some(SnapshotPart::LogEnd(_) | SnapshotPart::End(_)) | None => self.log = Some(Vec::new()),
                 Some(SnapshotPart::Begin(_) | SnapshotPart::GivenUp(_)) => {}
             }
         }

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use polyarch_protocol::{ChainHeads, RecordKey, SnapshotBegin, SnapshotId, SnapshotPart, SnapshotRecord};
+use polyarch_protocol::{ChainHeads, LogPosition, RecordKey, SnapshotBegin, SnapshotId, SnapshotPart, SnapshotRecord};
 
 /// Bytes that the pieces of one record may have: what a join holds in memory of it.
 const RECORD_BYTES_MAX: usize = 1 << 30;
@@ -38,7 +38,7 @@ pub enum SequenceError {
     EndsBeforeBeginning,
 }
 
-/// Where in the order `Begin`, `Records`, `Log`, `End` a snapshot is.
+/// Where in the order `Begin`, `Records`, `Log`, `LogEnd`, `End` a snapshot is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
     Records,
@@ -57,13 +57,23 @@ pub(crate) struct Sequence {
     cut: Option<(RecordKey, usize)>,
     records: u64,
     write_sets: u64,
+    /// Where the donor's log was that it ends with; a donor before 0.2 did not say.
+    log_end: Option<LogPosition>,
     end: Option<Arc<ChainHeads>>,
 }
 
 impl Sequence {
     pub(crate) fn new(begin: SnapshotBegin) -> Self {
-        let (phase, last_key, cut, end) = (Phase::Records, None, None, None);
-        Self { begin: Arc::new(begin), phase, last_key, cut, records: 0, write_sets: 0, end }
+        Self {
+            begin: Arc::new(begin),
+            phase: Phase::Records,
+            last_key: None,
+            cut: None,
+            records: 0,
+            write_sets: 0,
+            log_end: None,
+            end: None,
+        }
     }
 
     pub(crate) fn begin(&self) -> &SnapshotBegin {
@@ -84,6 +94,10 @@ impl Sequence {
 
     pub(crate) fn write_sets(&self) -> u64 {
         self.write_sets
+    }
+
+    pub(crate) fn log_end(&self) -> Option<LogPosition> {
+        self.log_end
     }
 
     pub(crate) fn end(&self) -> Option<&Arc<ChainHeads>> {
@@ -107,6 +121,11 @@ impl Sequence {
                 self.check_not_cut()?;
                 next.phase = Phase::Log;
                 next.write_sets += write_sets.len() as u64;
+            }
+            SnapshotPart::LogEnd(position) => {
+                self.check_not_cut()?;
+                next.phase = Phase::Log;
+                next.log_end = Some(*position);
             }
             SnapshotPart::End(heads) => {
                 self.check_not_cut()?;

@@ -36,8 +36,8 @@ fn donor() -> (MemoryNode, Walk<SimulatedDisk, MemoryState>, Model) {
 }
 
 fn origin() -> BackupOrigin {
-    let [cluster, version, time] = ["orders", "0.1.0", "2026-01-02T03:04:05Z"].map(str::to_owned);
-    BackupOrigin { cluster, version, time }
+    let [cluster, authority, version, time] = ["orders", "c1a5", "0.1.0", "2026-01-02T03:04:05Z"].map(str::to_owned);
+    BackupOrigin { cluster, authority, version, time }
 }
 
 /// Takes `parts` parts, and gives the directory back.
@@ -61,18 +61,39 @@ fn take(walk: &mut Walk<SimulatedDisk, MemoryState>, path: &Path, parts: usize) 
 fn a_backup_that_broke_off_goes_on_and_says_what_it_holds() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("backup");
-    let (_donor, mut walk, _) = donor();
+    let (donor, mut walk, _) = donor();
     assert!(matches!(take(&mut walk, &path, 3).complete(origin()), Err(SurveyError::NotWhole)));
     let unfinished = verify_backup(&path).unwrap();
-    assert!(unfinished.problems[0].to_string().contains("was not completed"), "{:?}", unfinished.problems);
+    let said: Vec<String> = unfinished.problems.iter().map(ToString::to_string).collect();
+    assert!(unfinished.is_unfinished, "{said:?}");
+    assert_eq!(said, ["manifest.toml: it is missing: the backup was not finished"]);
     let manifest = take(&mut walk, &path, usize::MAX).complete(origin()).unwrap();
     assert_eq!((manifest.records, manifest.write_sets, manifest.donor), (600, 30, 1));
+    assert_eq!(manifest.log_end, Some(donor.store.durable_end().to_string()));
     assert_eq!(BackupManifest::read(&path).unwrap(), Some(manifest.clone()));
     let report = verify_backup(&path).unwrap();
     assert!(report.is_clean(), "{:?}", report.problems);
     assert_eq!(report.survey.unwrap().blake3, manifest.blake3);
     assert!(matches!(BackupDirectory::open(&path), Err(BackupDirectoryError::Complete(_))));
     assert!(matches!(BackupDirectory::open(dir.path()), Err(BackupDirectoryError::Foreign(_))));
+}
+
+#[test]
+fn a_manifest_that_names_neither_log_nor_authority_is_one_of_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_donor, mut walk, _) = donor();
+    let manifest = take(&mut walk, dir.path(), usize::MAX).complete(origin()).unwrap();
+    let path = dir.path().join("manifest.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    let is_new = |line: &&str| line.starts_with("log_end") || line.starts_with("authority");
+    assert_eq!(text.lines().filter(is_new).count(), 2);
+    fs::write(&path, text.lines().filter(|line| !is_new(line)).collect::<Vec<_>>().join("\n")).unwrap();
+    let report = verify_backup(dir.path()).unwrap();
+    assert!(report.is_clean(), "{:?}", report.problems);
+    let old = report.manifest.unwrap();
+    assert_eq!((&old.log_end, &old.authority, old.records), (&None, &None, manifest.records));
+    fs::write(&path, text.replacen("log_end = \"1:", "log_end = \"2:", 1)).unwrap();
+    assert!(!verify_backup(dir.path()).unwrap().is_clean());
 }
 
 #[test]
