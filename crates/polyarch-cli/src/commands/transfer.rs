@@ -123,7 +123,7 @@ struct Target {
 enum Imported {
     Put,
     /// All of its values are there.
-    Held,
+    Unchanged,
     /// A newer value is, in an `lww` keyspace.
     Newer,
 }
@@ -134,15 +134,15 @@ struct Importing {
     progress: ProgressBar,
     puts: JoinSet<(Bytes, Result<Imported, Error>)>,
     keys_in_flight: HashSet<Bytes>,
-    done: u64,
-    held: u64,
+    put: u64,
+    unchanged: u64,
     newer: u64,
 }
 
 impl Importing {
     fn new(target: Target, progress: ProgressBar) -> Self {
         let (puts, keys_in_flight) = (JoinSet::new(), HashSet::new());
-        Self { target: Arc::new(target), progress, puts, keys_in_flight, done: 0, held: 0, newer: 0 }
+        Self { target: Arc::new(target), progress, puts, keys_in_flight, put: 0, unchanged: 0, newer: 0 }
     }
 
     async fn all(&mut self, lines: &mut mpsc::Receiver<Result<Line, String>>, name: &str) -> Result<(), Failure> {
@@ -182,29 +182,34 @@ impl Importing {
         let (key, put) = joined.expect("a put neither panics nor is aborted");
         self.keys_in_flight.remove(&key);
         match put.map_err(|error| not_put(&key, error))? {
-            Imported::Put => {}
-            Imported::Held => self.held += 1,
+            Imported::Put => self.put += 1,
+            Imported::Unchanged => self.unchanged += 1,
             Imported::Newer => self.newer += 1,
         }
-        self.done += 1;
-        self.progress.set_message(self.done.to_string());
+        self.progress.set_message(self.done().to_string());
         Ok(true)
+    }
+
+    fn done(&self) -> u64 {
+        self.put + self.unchanged + self.newer
     }
 
     /// Says how far it came, also when it failed: what is under way then is waited for, to be counted.
     async fn finish(mut self, ended: Result<(), Failure>) -> Result<(), Failure> {
         while let Ok(true) | Err(_) = self.one_done().await {}
         self.progress.finish_and_clear();
-        let Self { done, held, newer, .. } = self;
+        let done = self.done();
+        let Self { put, unchanged, newer, .. } = self;
         match ended {
-            Ok(()) if held + newer > 0 => note(&format!(
-                "imported {done} records; of them {held} were there already, and of {newer} a newer value is"
-            )),
+            Ok(()) if unchanged + newer > 0 => {
+                let left = if newer > 0 { format!(", {newer} with a newer value there") } else { String::new() };
+                note(&format!("imported {done} records: {put} put, {unchanged} unchanged{left}"));
+            }
             Ok(()) => note(&format!("imported {done} records")),
             Err(failure) => {
                 return Err(failure
-                    .after(format_args!("the import stopped after {done} records were put"))
-                    .or_hint("it can be repeated from the beginning: a record that was put already is put again"));
+                    .after(format_args!("the import stopped after {done} records"))
+                    .or_hint("it can be repeated from the beginning"));
             }
         }
         Ok(())
@@ -259,7 +264,7 @@ impl Target {
         let siblings = held.as_ref().map(Record::siblings).unwrap_or_default();
         let missing: Vec<&ImportValue> = record.values.iter().filter(|value| !is_held(value, siblings)).collect();
         if missing.is_empty() {
-            return Ok(Imported::Held);
+            return Ok(Imported::Unchanged);
         }
         // There a context adds to what is replaced, so whether something is newer is for us to see.
         if kind == KeyspaceKind::Lww
