@@ -3,15 +3,16 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
-use super::namespace::mount_tmpfs;
+use super::namespace::{mount_tmpfs, unmount};
 use crate::support::Cluster;
 
 /// Bytes of ballast written at once, until there is no room for them either.
 const PIECES: [usize; 3] = [64 << 10, 4 << 10, 1];
 
-/// A small disk of a node's own, with what else takes its room. It goes with the process's namespace.
-#[derive(Clone)]
+/// A small disk of a node's own, with what else takes its room. When it is dropped nothing new finds it, and whoever is
+/// still there keeps it.
 pub(crate) struct SmallDisk {
+    mounted_at: PathBuf,
     ballast: PathBuf,
 }
 
@@ -25,7 +26,7 @@ impl SmallDisk {
         fs::create_dir(mounted_at.join("data")).expect("there is room");
         fs::create_dir_all(data.parent().expect("it lies in the cluster's directory")).expect("there is room");
         symlink(mounted_at.join("data"), data).expect("the data directory is not there yet");
-        Self { ballast: mounted_at.join("ballast") }
+        Self { ballast: mounted_at.join("ballast"), mounted_at }
     }
 
     /// Takes so much of its room.
@@ -58,5 +59,11 @@ impl SmallDisk {
 
     fn open(&self) -> File {
         File::options().create(true).append(true).open(&self.ballast).expect("the ballast can be opened")
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        unmount(&self.mounted_at);
     }
 }

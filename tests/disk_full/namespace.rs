@@ -54,3 +54,9 @@ pub(crate) fn mount_tmpfs(mib: u64, at: &Path) {
     let output = output.expect("every Linux has mount");
     assert!(output.status.success(), "mount: {}", String::from_utf8_lossy(&output.stderr));
 }
+
+/// Takes a file system away, once nobody uses it any more. It would go with the namespace; but what it is mounted on
+/// could not be removed before.
+pub(crate) fn unmount(at: &Path) {
+    let _ = Command::new("umount").arg("--lazy").arg(at).output();
+}
