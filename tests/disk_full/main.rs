@@ -229,8 +229,10 @@ fn a_disk_full_to_the_last_byte_loses_nothing_whenever_the_node_dies() {
     });
 }
 
-/// sled writes a leaf of many records anew for one of them that has changed: more than a checkpoint counts.
+/// sled writes a leaf of many records anew for one of them that has changed: more than a checkpoint counts. How
+/// much room it then still takes depends on when its checkpoints came, so on a fast machine it may not meet the end.
 #[test]
+#[ignore = "takes 14 s, and depends on how the state came to lie"]
 fn a_state_that_finds_the_disk_full_is_whole_again_after_a_start_with_room() {
     run_apart("a_state_that_finds_the_disk_full_is_whole_again_after_a_start_with_room", async || {
         let (seed, mut rng) = Rng::from_environment();
