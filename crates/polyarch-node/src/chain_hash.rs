@@ -37,8 +37,6 @@ pub(crate) fn chain_hash(log: &impl LogSource, dot: Dot) -> Result<Option<ChainH
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use bytes::Bytes;
     use polyarch_crdt::{Hlc, Origin};
     use polyarch_protocol::{ChainHeads, Dependencies, LogBatch, LogMark, LogPosition};
@@ -75,7 +73,7 @@ mod tests {
         for number in 0..20 {
             if [6, 13].contains(&number) {
                 let position = LogPosition { segment: 1, offset: number };
-                log.marks.push(LogMark { position, heads: Arc::new(heads.clone()) });
+                log.marks.push(LogMark { position, heads: heads.clone() });
             }
             let origin = if number % 3 == 0 { OTHER } else { O };
             let dot = Dot::new(origin, heads.applied().seq(origin) + 1);
