@@ -180,7 +180,6 @@ impl Driver {
         events: EventLedger,
         targets: watch::Sender<Targets>,
         snapshots: Snapshots,
-        salvaging: Option<Salvaging>,
         config: DriverConfig,
     ) -> Self {
         Self {
@@ -200,7 +199,7 @@ impl Driver {
             snapshots,
             pins: Vec::new(),
             joining: Joining::No,
-            salvaging,
+            salvaging: None,
             checkpoint_after: None,
             synced: Instant::now(),
             log_reviewed: Instant::now(),
@@ -208,6 +207,12 @@ impl Driver {
             failed: false,
             started: Instant::now(),
         }
+    }
+
+    /// With what a repair left waiting.
+    pub(crate) fn with_salvage(mut self, salvaging: Option<Salvaging>) -> Self {
+        self.salvaging = salvaging;
+        self
     }
 
     /// Runs until it is told to stop; everything staged is then synced.

@@ -212,9 +212,9 @@ impl Node {
             events,
             targets_sender,
             snapshots,
-            salvaging,
             driver_config,
-        );
+        )
+        .with_salvage(salvaging);
         let (running_sender, running) = watch::channel(());
         let driver_thread = std::thread::Builder::new()
             .name("driver".to_owned())

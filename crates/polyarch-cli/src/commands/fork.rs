@@ -227,7 +227,7 @@ impl Keep {
         let ours: BTreeMap<u64, ChainHash> =
             chain_heads(&config.data_dir, self.origin)?.into_iter().map(|head| (head.seq, head.hash)).collect();
         let theirs = applied(keeper, self.origin).await?;
-        let Some(last) = ours.keys().copied().filter(|seq| *seq <= theirs).next_back() else {
+        let Some(last) = ours.keys().copied().rfind(|seq| *seq <= theirs) else {
             return Err(Failure::refused(format_args!(
                 "this node and that member have nothing of {} to compare",
                 self.origin
