@@ -15,6 +15,7 @@
 //! source or a `HashMap` in iteration order. Whatever it needs of the world is an argument.
 
 mod applied_set;
+mod base;
 mod context;
 mod dot;
 mod hlc;
@@ -24,6 +25,7 @@ mod token;
 mod view;
 
 pub use applied_set::AppliedSet;
+pub use base::{Base, BaseError, ClosedEpoch};
 pub use context::{CausalContext, ClusterKey, ClusterKeys, ContextError, SealedContext};
 pub use dot::{Dot, Origin, ParseDotError};
 pub use hlc::{Hlc, HlcClock, Observed};
