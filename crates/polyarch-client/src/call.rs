@@ -57,7 +57,7 @@ impl Client {
                 request.wait_ms = course.wait_ms();
             }
             match link.call(&mut request, course.deadline).await {
-                Ok(Ok(response)) => match self.accept(&request.request, response, extract) {
+                Ok(Ok(response)) => match self.accept(&request, response, extract) {
                     Ok(answer) => return Ok((index, answer)),
                     Err(cause) => {
                         link.end_garbled(cause);
@@ -71,10 +71,10 @@ impl Client {
         }
     }
 
-    /// Checks that a response answers the request, and joins its token to the session's.
+    /// Checks that a response answers the request, and tells the session what it shows.
     fn accept<T>(
         &self,
-        request: &Request,
+        request: &ClientRequest,
         response: Response,
         extract: fn(Response) -> Option<T>,
     ) -> Result<T, &'static str> {
@@ -84,12 +84,12 @@ impl Client {
             Response::Buckets(page) => Some(page.token.clone()),
             _ => None,
         };
-        if !moves_on(request, &response) {
+        if !moves_on(&request.request, &response) {
             return Err("its scan does not move on");
         }
         let answer = extract(response).ok_or("its answer is to another question")?;
         if let (Some(seen), Some(token)) = (&self.seen, token) {
-            seen.join(&token).map_err(|_| "its session token cannot be read")?;
+            seen.answered(request.token.as_deref(), &token).map_err(|_| "its session token cannot be read")?;
         }
         Ok(answer)
     }
