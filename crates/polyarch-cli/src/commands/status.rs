@@ -113,7 +113,6 @@ impl Status {
             output.line(alarm)?;
         }
         let writes = status.writes_refused.as_ref().map_or("accepted".to_owned(), |why| format!("REFUSED: {why}"));
-        let applied: Vec<String> = status.applied.iter().map(ToString::to_string).collect();
         let write_sets: u64 = status.applied.iter().map(|dot| dot.seq).sum();
         let c = &status.counters;
         let standing = status.status.map_or("no member yet", MemberStatus::as_str);
@@ -123,7 +122,7 @@ impl Status {
         ))?;
         output.line(format_args!("  cluster   {}, {}", status.cluster_id, status.topology))?;
         output.line(format_args!("  writes    {writes}"))?;
-        output.line(format_args!("  applied   {write_sets} write sets: {}", applied.join(", ")))?;
+        output.line(format_args!("  applied   {write_sets} write sets: {}", applied_text(&status.applied)))?;
         output.line(format_args!("  digest    {}", status.digest))?;
         output.line(format_args!(
             "  counters  {} written, {} received, {} skipped ({} of them its own), {} conflicts, {} syncs, {} checkpoints",
@@ -201,6 +200,25 @@ fn described_losses(regained: &[RegainedView], write_sets: u64) -> Option<String
             write_sets + missing
         )),
     }
+}
+
+/// GTIDs that are printed at most: each restart of a node leaves one.
+const GTIDS_MAX: usize = 32;
+
+/// The GTIDs, or where they are many, how many epochs of each server there are.
+fn applied_text(applied: &[Dot]) -> String {
+    if applied.len() <= GTIDS_MAX {
+        return applied.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    }
+    let mut servers: BTreeMap<u32, (usize, u64)> = BTreeMap::new();
+    for dot in applied {
+        let (epochs, write_sets) = servers.entry(dot.origin.server_id).or_default();
+        *epochs += 1;
+        *write_sets = write_sets.saturating_add(dot.seq);
+    }
+    let of =
+        |(id, (epochs, write_sets)): (&u32, &(usize, u64))| format!("{write_sets} of server {id} in {epochs} epochs");
+    format!("{} (--json names each)", servers.iter().map(of).collect::<Vec<_>>().join(", "))
 }
 
 fn described_feed(feed: &FeedView) -> String {
@@ -326,6 +344,14 @@ mod tests {
             peers: Vec::new(),
             counters: Default::default(),
         }
+    }
+
+    #[test]
+    fn many_epochs_are_counted_and_not_named() {
+        let of = |epochs: u32| (0..epochs).map(|epoch| Dot::new(Origin::new(1 + epoch % 2, epoch), 3));
+        assert_eq!(applied_text(&of(2).collect::<Vec<_>>()), "1-00000000:3, 2-00000001:3");
+        let many = applied_text(&of(10_000).collect::<Vec<_>>());
+        assert_eq!(many, "15000 of server 1 in 5000 epochs, 15000 of server 2 in 5000 epochs (--json names each)");
     }
 
     #[test]
