@@ -87,7 +87,8 @@ impl World {
         self.history.set_back(at, history);
         self.images[at].was_set_back = true;
         self.forget_removal();
-        self.armed[at] = Armed::default();
+        // The state may have rolled back once before the image was taken, and the log reaches no further.
+        self.armed[at] = Armed { has_rolled_back: true, ..Armed::default() };
         Ok(())
     }
 }
