@@ -294,8 +294,11 @@ async fn ask(endpoint: &Endpoint, address: &str) -> Result<ClusterId, (String, O
     let hello = Hello { cluster_id: None, server_id: own_id, boot_id: random_u128() };
     writer.queue(&PeerMessage::Hello(hello).encode());
     writer.flush().await.map_err(unanswered)?;
-    let frame = reader.next(wire::FRAME_BYTES_MAX).await.map_err(unanswered)?;
-    match frame.map(|frame| PeerMessage::decode(&frame)) {
+    let mut answer = reader.next(wire::FRAME_BYTES_MAX).await.map_err(unanswered)?;
+    if answer.as_ref().is_some_and(|frame| matches!(PeerMessage::decode(frame), Ok(PeerMessage::Base(_)))) {
+        answer = reader.next(wire::FRAME_BYTES_MAX).await.map_err(unanswered)?;
+    }
+    match answer.map(|frame| PeerMessage::decode(&frame)) {
         Some(Ok(PeerMessage::Hello(Hello { cluster_id: Some(cluster_id), .. }))) => Ok(cluster_id),
         _ => Err(unanswered("it did not say which cluster it belongs to")),
     }

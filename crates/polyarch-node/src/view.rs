@@ -24,9 +24,9 @@ pub(crate) struct Published {
 
 impl Published {
     pub(crate) fn new(applied: AppliedSet, catalog: Arc<Catalog>, position: LogPosition) -> Self {
-        let token = SessionToken { seen: applied }; // moved in and out again: encoding needs the token
-        let bytes = token.to_bytes().into();
-        Self { applied: Arc::new(token.seen), token: bytes, catalog, position }
+        // Whoever has applied what goes beyond the base has applied the base.
+        let token = SessionToken { seen: applied.beyond_base() }.to_bytes().into();
+        Self { applied: Arc::new(applied), token, catalog, position }
     }
 }
 

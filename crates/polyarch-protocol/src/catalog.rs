@@ -1,5 +1,5 @@
-//! The system keyspace: members, keyspace definitions, cluster keys and the topology, replicated
-//! like any data.
+//! The system keyspace: members, keyspace definitions, cluster keys, the topology and bases,
+//! replicated like any data.
 //!
 //! Each is one record under a key that names it, shown as `lww`; a member's is put together from
 //! what it wrote itself and what others wrote. [`Catalog`] is what a node makes
@@ -8,9 +8,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use polyarch_crdt::{ClusterKey, ClusterKeys, Dot, FieldPath, Hlc, Record, Sibling, lww};
+use polyarch_crdt::{ClusterKey, ClusterKeys, Dot, FieldPath, Hlc, Origin, Record, Sibling, lww};
 use serde::{Deserialize, Serialize};
 
+use crate::bases::{Bases, BasesReader};
+use crate::chain::ChainHead;
 use crate::codec::{self, CodecError, Kind};
 use crate::keyspace::{KeyspaceId, RecordKey};
 use crate::topology::Topology;
@@ -45,6 +47,8 @@ pub enum SystemRecord {
     ClusterKey(ClusterKey),
     /// Who should have links to whom.
     Topology(Topology),
+    /// Closed epochs, named by the write set that holds this record. Never changed and never deleted.
+    Base(BaseDefinition),
 }
 
 /// A member of the cluster.
@@ -160,6 +164,16 @@ pub struct KeyspaceDefinition {
     pub created: Hlc,
 }
 
+/// A base as it is published: what it adds to another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseDefinition {
+    /// The base that it adds to, if any.
+    pub parent: Option<Dot>,
+    /// Closed epochs, each with its head.
+    #[serde(deserialize_with = "codec::closed_epochs")]
+    pub closed: Vec<(Origin, ChainHead)>,
+}
+
 impl SystemRecord {
     /// The value's bytes.
     pub fn encode(&self) -> Bytes {
@@ -195,6 +209,11 @@ pub fn topology_key() -> Bytes {
     Bytes::from_static(b"topology")
 }
 
+/// The key of a base's record.
+pub fn base_key(name: Dot) -> Bytes {
+    format!("base/{name}").into()
+}
+
 /// What the system keyspace says, ready to be asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Catalog {
@@ -206,6 +225,7 @@ pub struct Catalog {
     /// Topologies that were set at the same time as the one in force and differ from it, each with its
     /// write set.
     topology_losers: Vec<(Dot, Topology)>,
+    bases: Bases,
     /// Keys of records that a newer version of polyarch wrote and this one cannot read, or that do
     /// not lie where they belong.
     unreadable: Vec<Bytes>,
@@ -214,8 +234,18 @@ pub struct Catalog {
 impl Catalog {
     /// Reads all records of the system keyspace.
     pub fn load<'a>(records: impl IntoIterator<Item = &'a (RecordKey, Record)>) -> Self {
+        Self::default().reloaded(records)
+    }
+
+    /// The catalog after this one. Bases that both have are shared, and not read again.
+    pub fn reloaded<'a>(&self, records: impl IntoIterator<Item = &'a (RecordKey, Record)>) -> Self {
         let mut catalog = Self::default();
+        let mut bases = BasesReader::new(&self.bases);
         for (key, record) in records {
+            if let Some(name) = base_name(key.key()) {
+                bases.take(name, key, record);
+                continue;
+            }
             let siblings = record.siblings(&FieldPath::opaque());
             let Some(winner) = lww(siblings) else {
                 continue;
@@ -241,6 +271,9 @@ impl Catalog {
                 _ => catalog.unreadable.push(key.key_bytes()),
             }
         }
+        let (bases, unreadable) = bases.finish();
+        catalog.bases = bases;
+        catalog.unreadable.extend(unreadable);
         catalog
     }
 
@@ -278,6 +311,11 @@ impl Catalog {
     /// Topologies that were set at the same time as [`Catalog::topology`] and lost, each with its write set.
     pub fn topology_losers(&self) -> &[(Dot, Topology)] {
         &self.topology_losers
+    }
+
+    /// The bases that applied-sets may be expressed by.
+    pub fn bases(&self) -> &Bases {
+        &self.bases
     }
 
     /// The keys that seal contexts; none before the node has heard from its cluster.
@@ -336,6 +374,11 @@ fn topologies(siblings: &[Sibling]) -> impl Iterator<Item = (Dot, Topology)> {
         Ok(SystemRecord::Topology(topology)) => Some((sibling.dot, topology)),
         _ => None,
     })
+}
+
+/// The base that a key of the system keyspace names.
+fn base_name(key: &[u8]) -> Option<Dot> {
+    std::str::from_utf8(key).ok()?.strip_prefix("base/")?.parse().ok()
 }
 
 /// The keyspace that a key of the system keyspace names: never the system keyspace itself, which no

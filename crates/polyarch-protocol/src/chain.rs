@@ -1,7 +1,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
-use polyarch_crdt::{AppliedSet, Dot, Origin};
+use polyarch_crdt::{AppliedSet, Base, ClosedEpoch, Dot, Origin};
 use serde::{Deserialize, Serialize};
 
 /// The BLAKE3 hash over an origin's write sets up to one of them: `hash(previous || bytes)`,
@@ -43,11 +44,15 @@ impl ChainHead {
 }
 
 /// An applied-set together with the chain hash of each of its origins.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// Expressed by the [`Base`] that its applied-set is expressed by, which has the hashes too. Two are
+/// equal that hold the same, by whatever base.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(from = "BTreeMap<Origin, ChainHead>", into = "BTreeMap<Origin, ChainHead>")]
 pub struct ChainHeads {
+    /// Those that the base does not hold, or not so.
     heads: BTreeMap<Origin, ChainHead>,
-    // The same seqs as `heads`, kept beside it since it is asked on every write set.
+    // The seqs of all heads, kept beside them since they are asked on every write set.
     applied: AppliedSet,
 }
 
@@ -61,9 +66,25 @@ impl From<BTreeMap<Origin, ChainHead>> for ChainHeads {
 
 impl From<ChainHeads> for BTreeMap<Origin, ChainHead> {
     fn from(heads: ChainHeads) -> Self {
-        heads.heads
+        match heads.applied.base() {
+            None => heads.heads,
+            Some(_) => heads.iter().collect(),
+        }
     }
 }
+
+impl PartialEq for ChainHeads {
+    fn eq(&self, other: &Self) -> bool {
+        let bases = (self.applied.base(), other.applied.base());
+        match bases {
+            (None, None) => self.heads == other.heads,
+            (Some(one), Some(two)) if Arc::ptr_eq(one, two) => self.heads == other.heads,
+            _ => self.iter().eq(other.iter()),
+        }
+    }
+}
+
+impl Eq for ChainHeads {}
 
 impl ChainHeads {
     /// The seqs of all heads.
@@ -73,7 +94,8 @@ impl ChainHeads {
 
     /// The head of one origin: its hash is all zero when nothing of it was applied.
     pub fn head(&self, origin: Origin) -> ChainHead {
-        self.heads.get(&origin).copied().unwrap_or(ChainHead { seq: 0, hash: ChainHash::default() })
+        let closed = || self.applied.base()?.epoch(origin).map(ChainHead::from);
+        self.heads.get(&origin).copied().or_else(closed).unwrap_or(ChainHead::NONE)
     }
 
     /// Takes the next write set of its origin.
@@ -88,6 +110,24 @@ impl ChainHeads {
 
     /// Origins with their heads, in order.
     pub fn iter(&self) -> impl Iterator<Item = (Origin, ChainHead)> + '_ {
-        self.heads.iter().map(|(origin, head)| (*origin, *head))
+        self.applied.iter().map(|last| (last.origin, self.head(last.origin)))
+    }
+
+    /// The same heads, expressed by another base. `None` when they do not reach as far as that, or
+    /// the write set that published it was not applied.
+    pub fn rebased(&self, base: &Arc<Base>) -> Option<Self> {
+        let applied = self.applied.rebased(base)?;
+        let differs = |(origin, head): &(Origin, ChainHead)| base.epoch(*origin).map(ChainHead::from) != Some(*head);
+        let heads = match self.applied.base() {
+            Some(own) if Arc::ptr_eq(own, base) => self.heads.clone(),
+            _ => self.iter().filter(differs).collect(),
+        };
+        Some(Self { heads, applied })
+    }
+}
+
+impl From<&ClosedEpoch> for ChainHead {
+    fn from(epoch: &ClosedEpoch) -> Self {
+        Self { seq: epoch.last.seq, hash: ChainHash(epoch.chain) }
     }
 }

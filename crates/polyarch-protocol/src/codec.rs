@@ -95,6 +95,13 @@ pub(crate) fn topology<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deseriali
     deserializer.deserialize_seq(AtMost { max: wire::TOPOLOGY_NAMES_MAX, items: PhantomData })
 }
 
+/// Reads the epochs of a base: no more than [`wire::BASE_EPOCHS_MAX`], refused before they are read.
+pub(crate) fn closed_epochs<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    deserializer.deserialize_seq(AtMost { max: wire::BASE_EPOCHS_MAX, items: PhantomData })
+}
+
 /// Reads the records of a snapshot's part: no more than a donor sends, refused before they are read.
 pub(crate) fn snapshot_records<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,

@@ -16,6 +16,7 @@ pub mod limits;
 pub mod peer;
 pub mod storage;
 
+mod bases;
 mod buckets;
 mod chain;
 mod digest;
@@ -33,6 +34,7 @@ mod topology;
 mod waiting;
 mod write_set;
 
+pub use bases::{BasedSet, Bases};
 pub use buckets::{
     BUCKETS_COMPARED_MAX, BucketKeys, BucketReader, BucketsWanted, DifferingKey, HeldBy, KeyHash, PeerDigest,
 };

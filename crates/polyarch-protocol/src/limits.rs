@@ -24,6 +24,9 @@ pub struct Limits {
     pub feed_group_bytes: usize,
     /// Bytes of write sets that may wait per link for those they depend on. Default 16 MiB.
     pub feed_waiting_bytes_max: usize,
+    /// So many closed epochs that no base holds make a base due. Default 16: about what a set may
+    /// name of them at a time.
+    pub base_epochs_min: usize,
 }
 
 impl Default for Limits {
@@ -38,6 +41,7 @@ impl Default for Limits {
             context_dots_max: 1_024,
             feed_group_bytes: 256 << 10,
             feed_waiting_bytes_max: 16 << 20,
+            base_epochs_min: 16,
         }
     }
 }
@@ -79,6 +83,8 @@ pub mod wire {
     pub const TOPOLOGY_NAMES_MAX: usize = u16::MAX as usize;
     /// Most records that a node looks at for one page of the records of some buckets.
     pub const OUTLINES_MAX: usize = 4_096;
+    /// Most closed epochs that one base adds to its parent's.
+    pub const BASE_EPOCHS_MAX: usize = 4_096;
     /// Most changes in a write set.
     pub const CHANGES_MAX: usize = u16::MAX as usize;
 }

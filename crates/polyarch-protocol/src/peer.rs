@@ -3,10 +3,13 @@
 //! A link has one control stream each way ([`PeerMessage`]) and, each way, at most one feed: a
 //! stream of [`FeedGroup`]s that belongs to the newest [`Subscribe`] of the side that receives it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use polyarch_crdt::{AppliedSet, Dot, Origin};
+use polyarch_crdt::{AppliedSet, Base, Dot, Origin};
 use serde::{Deserialize, Serialize};
 
+use crate::bases::{BasedSet, Bases};
 use crate::buckets::{BucketKeys, PeerDigest};
 use crate::chain::ChainHead;
 use crate::codec::{self, CodecError, Kind};
@@ -74,6 +77,11 @@ pub enum PeerMessage {
     Digest(Box<PeerDigest>),
     /// What the sender holds in buckets that differ.
     BucketKeys(Box<BucketKeys>),
+    /// The newest base by which the sender expresses sets: what is sent to it may name that. Before
+    /// its hello, so that the first heartbeat may. Since version 2.
+    Base(Dot),
+    /// In place of [`PeerMessage::Heartbeat`], to one that is known to have the base. Since version 2.
+    BasedHeartbeat(BasedHeartbeat),
 }
 
 /// Who speaks.
@@ -98,6 +106,41 @@ pub struct Heartbeat {
     pub clock_ms: u64,
     /// The origins whose feed it has stopped (fork, poison), in order.
     pub paused: Vec<Origin>,
+}
+
+/// A [`Heartbeat`] whose applied-set names a base.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BasedHeartbeat {
+    /// What the sender has durably applied.
+    pub applied: BasedSet,
+    /// As [`Heartbeat::digest`].
+    pub digest: Option<u128>,
+    /// As [`Heartbeat::clock_ms`].
+    pub clock_ms: u64,
+    /// As [`Heartbeat::paused`].
+    pub paused: Vec<Origin>,
+}
+
+impl Heartbeat {
+    /// The message for one who knows `base`; spelled out where the sender is not that far.
+    pub(crate) fn message(self, base: Option<&Arc<Base>>) -> PeerMessage {
+        let applied = BasedSet::new(&self.applied, base);
+        match applied.base {
+            None => PeerMessage::Heartbeat(self),
+            Some(_) => {
+                let Self { digest, clock_ms, paused, .. } = self;
+                PeerMessage::BasedHeartbeat(BasedHeartbeat { applied, digest, clock_ms, paused })
+            }
+        }
+    }
+}
+
+impl BasedHeartbeat {
+    /// What it says; `None` when its base is not known here.
+    pub(crate) fn resolve(self, bases: &Bases) -> Option<Heartbeat> {
+        let applied = self.applied.resolve(bases)?;
+        Some(Heartbeat { applied, digest: self.digest, clock_ms: self.clock_ms, paused: self.paused })
+    }
 }
 
 /// Two living processes with one server id, as a member sees them.
@@ -151,7 +194,9 @@ impl PeerMessage {
             | Self::LinkStates(_)
             | Self::Twin(_)
             | Self::Removed(_) => PeerVersion::V1,
-            Self::Progress(_) | Self::Digest(_) | Self::BucketKeys(_) => PeerVersion::V2,
+            Self::Progress(_) | Self::Digest(_) | Self::BucketKeys(_) | Self::Base(_) | Self::BasedHeartbeat(_) => {
+                PeerVersion::V2
+            }
         }
     }
 

@@ -16,6 +16,7 @@ use std::collections::BTreeSet;
 use polyarch_crdt::AppliedSet;
 use serde::{Deserialize, Serialize};
 
+use crate::bases::{BasedSet, Bases};
 use crate::flood::{self, Entry, Flooded, Found};
 use crate::limits::wire;
 
@@ -28,12 +29,13 @@ pub struct MemberProgress {
     pub boot_id: u128,
     /// Rises with each change, from 1.
     pub version: u64,
-    /// What it has durably applied.
-    pub applied: AppliedSet,
+    /// What it has durably applied. Whoever does not know the base keeps the entry and sends it on
+    /// all the same; until then it counts for what goes beyond the base, which is less.
+    pub applied: BasedSet,
 }
 
 impl MemberProgress {
-    /// Most origins that an entry names. A server that has more does not say how far it is, and
+    /// Most origins that an entry names beyond the base. A server that has more does not say how far it is, and
     /// then nothing is taken for what it has.
     pub const ORIGINS_MAX: usize = 32_768;
 
@@ -59,7 +61,7 @@ impl Entry for MemberProgress {
     }
 
     fn is_sound(&self) -> bool {
-        self.applied.len() <= Self::ORIGINS_MAX
+        self.applied.rest.len() <= Self::ORIGINS_MAX
     }
 }
 
@@ -85,7 +87,7 @@ pub struct Progress {
 
 impl Progress {
     /// What a process knows when it starts: what its own disk has.
-    pub fn new(server_id: u32, boot_id: u128, applied: AppliedSet) -> Self {
+    pub fn new(server_id: u32, boot_id: u128, applied: &AppliedSet) -> Self {
         let own = MemberProgress { server_id, boot_id, version: 1, applied: bounded(applied) };
         Self { entries: Flooded::new(own), is_untold: true }
     }
@@ -95,13 +97,13 @@ impl Progress {
         let mut messages = vec![Vec::new()];
         let mut origins = 0;
         for entry in self.entries.entries() {
-            origins += entry.applied.len();
+            origins += entry.applied.rest.len();
             let message = messages.last_mut().expect("there is one");
             let fits = origins <= MemberProgress::ORIGINS_MAX && message.len() < wire::PROGRESS_MAX;
             match fits || message.is_empty() {
                 true => message.push(entry.clone()),
                 false => {
-                    origins = entry.applied.len();
+                    origins = entry.applied.rest.len();
                     messages.push(vec![entry.clone()]);
                 }
             }
@@ -112,8 +114,9 @@ impl Progress {
     /// Says what this process has durably applied now. Gives the entry to send to all links when
     /// that is news to them.
     pub fn tell(&mut self, applied: &AppliedSet) -> Option<MemberProgress> {
-        if applied.len() <= MemberProgress::ORIGINS_MAX && self.entries.own().applied != *applied {
-            self.entries.revise(|own| own.applied.clone_from(applied));
+        let own = &self.entries.own().applied;
+        if applied.len_beyond_base() <= MemberProgress::ORIGINS_MAX && !own.is_of(applied) {
+            self.entries.revise(|own| own.applied = BasedSet::from(applied));
             self.is_untold = true;
         }
         std::mem::take(&mut self.is_untold).then(|| self.entries.own().clone())
@@ -133,9 +136,10 @@ impl Progress {
         }
     }
 
-    /// What another server is known to have durably applied.
-    pub fn of(&self, server_id: u32) -> Option<&AppliedSet> {
-        self.entries.other(server_id).map(|entry| &entry.applied)
+    /// What another server is known to have durably applied: all that it said, once its base is among
+    /// `bases`.
+    pub fn of(&self, server_id: u32, bases: &Bases) -> Option<AppliedSet> {
+        self.entries.other(server_id).map(|entry| entry.applied.known_by(bases))
     }
 
     /// Says who the members are now. Entries of those that were members and no longer are go; of
@@ -146,10 +150,10 @@ impl Progress {
 }
 
 /// What can be said of an applied-set: all of it, or nothing.
-fn bounded(applied: AppliedSet) -> AppliedSet {
-    match applied.len() <= MemberProgress::ORIGINS_MAX {
-        true => applied,
-        false => AppliedSet::new(),
+fn bounded(applied: &AppliedSet) -> BasedSet {
+    match applied.len_beyond_base() <= MemberProgress::ORIGINS_MAX {
+        true => applied.into(),
+        false => BasedSet::default(),
     }
 }
 
@@ -164,7 +168,11 @@ mod tests {
     }
 
     fn entry(server_id: u32, boot_id: u128, version: u64, seq: u64) -> MemberProgress {
-        MemberProgress { server_id, boot_id, version, applied: applied(seq) }
+        MemberProgress { server_id, boot_id, version, applied: BasedSet::from(&applied(seq)) }
+    }
+
+    fn of(progress: &Progress, server_id: u32) -> Option<AppliedSet> {
+        progress.of(server_id, &Bases::default())
     }
 
     fn origins(count: usize) -> AppliedSet {
@@ -173,18 +181,18 @@ mod tests {
 
     #[test]
     fn the_newest_of_each_server_is_kept_and_told_on_once() {
-        let mut progress = Progress::new(1, 100, applied(1));
+        let mut progress = Progress::new(1, 100, &applied(1));
         assert_eq!(progress.take(&entry(2, 7, 3, 5)), ProgressTaken::Newer);
         assert_eq!(progress.take(&entry(2, 7, 3, 5)), ProgressTaken::Nothing);
         assert_eq!(progress.take(&entry(2, 9, 2, 9)), ProgressTaken::Nothing);
-        assert_eq!(progress.of(2), Some(&applied(5)));
+        assert_eq!(of(&progress, 2), Some(applied(5)));
         assert_eq!(progress.take(&entry(2, 7, 4, 6)), ProgressTaken::Newer);
-        assert_eq!((progress.of(2), progress.of(3)), (Some(&applied(6)), None));
+        assert_eq!((of(&progress, 2), of(&progress, 3)), (Some(applied(6)), None));
     }
 
     #[test]
     fn ones_own_is_told_when_it_says_something_new() {
-        let mut progress = Progress::new(1, 100, applied(1));
+        let mut progress = Progress::new(1, 100, &applied(1));
         assert_eq!(progress.tell(&applied(1)), Some(entry(1, 100, 1, 1)), "nobody has heard it yet");
         assert_eq!(progress.tell(&applied(1)), None);
         assert_eq!(progress.tell(&applied(2)), Some(entry(1, 100, 2, 2)));
@@ -193,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_process_started_anew_goes_beyond_its_old_entry() {
-        let mut progress = Progress::new(1, 100, applied(1));
+        let mut progress = Progress::new(1, 100, &applied(1));
         let _ = progress.tell(&applied(1));
         assert_eq!(progress.take(&entry(1, 77, 9, 4)), ProgressTaken::Nothing);
         assert_eq!(progress.tell(&applied(1)), Some(entry(1, 100, 10, 1)));
@@ -203,8 +211,9 @@ mod tests {
 
     #[test]
     fn entries_beyond_their_bounds_are_left_alone_and_strangers_are_few() {
-        let mut progress = Progress::new(1, 100, applied(1));
-        let many = MemberProgress { applied: origins(MemberProgress::ORIGINS_MAX + 1), ..entry(2, 1, 1, 1) };
+        let mut progress = Progress::new(1, 100, &applied(1));
+        let many =
+            MemberProgress { applied: BasedSet::from(&origins(MemberProgress::ORIGINS_MAX + 1)), ..entry(2, 1, 1, 1) };
         for unsound in [many, entry(2, 1, 0, 1), entry(2, 1, MemberProgress::VERSION_MAX + 1, 1)] {
             assert_eq!(progress.take(&unsound), ProgressTaken::Unsound);
         }
@@ -221,17 +230,17 @@ mod tests {
 
     #[test]
     fn what_is_too_long_for_an_entry_is_not_told() {
-        let mut progress = Progress::new(1, 100, origins(MemberProgress::ORIGINS_MAX + 1));
-        assert_eq!(progress.tell(&origins(MemberProgress::ORIGINS_MAX + 1)).map(|own| own.applied.len()), Some(0));
+        let mut progress = Progress::new(1, 100, &origins(MemberProgress::ORIGINS_MAX + 1));
+        assert_eq!(progress.tell(&origins(MemberProgress::ORIGINS_MAX + 1)).map(|own| own.applied.rest.len()), Some(0));
         assert_eq!(progress.tell(&origins(MemberProgress::ORIGINS_MAX + 1)), None);
     }
 
     #[test]
     fn all_entries_go_in_messages_that_fit_a_frame() {
-        let mut progress = Progress::new(1, 100, origins(MemberProgress::ORIGINS_MAX));
+        let mut progress = Progress::new(1, 100, &origins(MemberProgress::ORIGINS_MAX));
         progress.retain(&(1..100).collect());
         for id in 2..10 {
-            let applied = origins(MemberProgress::ORIGINS_MAX / (id as usize));
+            let applied = BasedSet::from(&origins(MemberProgress::ORIGINS_MAX / (id as usize)));
             assert_eq!(progress.take(&MemberProgress { applied, ..entry(id, 1, 1, 1) }), ProgressTaken::Newer);
         }
         let messages = progress.messages();

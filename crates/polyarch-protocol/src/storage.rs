@@ -11,6 +11,7 @@ use bytes::Bytes;
 use polyarch_crdt::Record;
 use serde::{Deserialize, Serialize};
 
+use crate::bases::Bases;
 use crate::chain::ChainHeads;
 use crate::keyspace::RecordKey;
 
@@ -90,6 +91,13 @@ pub trait Storage: Records {
     /// # Errors
     /// When they cannot be read.
     fn keyspace_records(&mut self, keyspace: crate::KeyspaceId) -> Result<Vec<(RecordKey, Record)>, StorageError>;
+
+    /// Says which bases there are, once what was recovered is known: what chain heads the storage
+    /// keeps in memory may be expressed by them from now on, to take less room. Does nothing unless
+    /// a storage keeps many.
+    fn share_bases(&mut self, bases: &Bases) {
+        let _ = bases;
+    }
 }
 
 /// A point in the log from which it can be read, and all that lies before it.

@@ -47,11 +47,11 @@ fn what_breaks_a_limit_is_refused_and_changes_nothing() {
 #[test]
 fn a_write_that_would_not_fit_its_write_set_is_refused() {
     let mut config = config(1, 1);
-    config.limits.write_set_bytes_max = 250;
+    config.limits.write_set_bytes_max = 240;
     let mut node = Node::with(config);
     node.found();
     let three = ["a", "b", "c"].map(|k| change(k, Some("12345678901234567890"), Supersede::Held));
-    assert!(matches!(node.write(three.to_vec()), Err(Refusal::WriteTooLong { max: 250, .. })));
+    assert!(matches!(node.write(three.to_vec()), Err(Refusal::WriteTooLong { max: 240, .. })));
 }
 
 /// What a write supersedes takes room too. A write set beyond the format's bound would stop this

@@ -340,6 +340,7 @@ fn an_origin_that_its_own_server_refuses_is_taken_elsewhere_and_not_asked_for_in
     }
     assert!(node.subscribes_sent(1) <= before + 1, "it asked {} times", node.subscribes_sent(1));
     assert_eq!(node.count(|e| matches!(e, Event::NotFed { .. })), 1);
+    node.run_ms(100);
     assert_eq!(node.fed_on(2), [ONE]);
 }
 

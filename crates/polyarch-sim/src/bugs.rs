@@ -14,7 +14,7 @@ pub struct Bug {
 }
 
 /// All bugs there are.
-pub const BUGS: [Bug; 22] = [
+pub const BUGS: [Bug; 24] = [
     Bug { name: "no-sync", what: "the log says that it is synced and is not" },
     Bug { name: "no-sync-at-recovery", what: "what a start finds in the page cache is taken for durable" },
     Bug {
@@ -48,6 +48,8 @@ pub const BUGS: [Bug; 22] = [
         name: "snapshot-ends-where-it-began",
         what: "a snapshot's log ends where its walk began, not where it ended",
     },
+    Bug { name: "base-of-unapplied", what: "a base holds what its publisher has not applied" },
+    Bug { name: "base-named-to-all", what: "a base is named to whoever may not have it" },
     Bug { name: "durable-instead-of-staged", what: "the coordinator looks at what is synced, not at what is staged" },
 ];
 

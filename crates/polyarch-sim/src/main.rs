@@ -145,6 +145,7 @@ fn print_totals(totals: &Totals, seconds: f64) {
         "{} log segments removed, {} of them by nodes without a link to some member",
         totals.segments_removed, totals.segments_removed_from_afar
     );
+    println!("{} bases of closed epochs, in {} of the seeds", totals.bases, totals.seeds_with_bases);
     let snapshots = totals.snapshots;
     println!(
         "{} log segments cut; {} snapshots begun, {} resumed, {} failed, {} joined, {} crashes within",

@@ -10,8 +10,8 @@ use polyarch_crdt::{AppliedSet, Record};
 use polyarch_protocol::catalog::Catalog;
 use polyarch_protocol::peer::PeerVersion;
 use polyarch_protocol::{
-    BucketKeys, BucketReader, BucketsWanted, ChainHeads, Feed, Input, KeyspaceId, LinkId, LogPosition, Now, RecordKey,
-    Records, Replica, ReplicaConfig, RequestTag, Storage, StorageError,
+    Bases, BucketKeys, BucketReader, BucketsWanted, ChainHeads, Feed, Input, KeyspaceId, LinkId, LogPosition, Now,
+    RecordKey, Records, Replica, ReplicaConfig, RequestTag, Storage, StorageError,
 };
 use polyarch_store::state::ScanRange;
 use polyarch_store::{OpenError, StateReport, StoreConfig};
@@ -255,6 +255,10 @@ impl Storage for Observed {
 
     fn staged_end(&self) -> LogPosition {
         self.store.staged_end()
+    }
+
+    fn share_bases(&mut self, bases: &Bases) {
+        self.store.share_bases(bases);
     }
 
     fn keyspace_records(&mut self, keyspace: KeyspaceId) -> Result<Vec<(RecordKey, Record)>, StorageError> {

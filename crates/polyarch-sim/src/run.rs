@@ -99,6 +99,10 @@ pub struct Totals {
     pub segments_removed_from_afar: u64,
     /// Log segments cut, whoever lacked them.
     pub segments_cut: u64,
+    /// Bases that were published.
+    pub bases: u64,
+    /// Seeds in which any was.
+    pub seeds_with_bases: u64,
     /// What became of snapshots.
     pub snapshots: SnapshotReport,
     /// Seeds by the topology in the end, its first word.
@@ -120,6 +124,8 @@ impl Totals {
         self.segments_removed += report.segments_removed as u64;
         self.segments_removed_from_afar += report.segments_removed_from_afar as u64;
         self.segments_cut += report.segments_cut as u64;
+        self.bases += report.bases as u64;
+        self.seeds_with_bases += u64::from(report.bases > 0);
         self.snapshots += report.snapshots;
         self.removals += report.removals as u64;
         report.acts.iter().for_each(|(act, times)| *self.acts.entry(*act).or_default() += *times as u64);

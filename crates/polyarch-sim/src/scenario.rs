@@ -3,8 +3,8 @@
 //! Swarm testing (Groce et al. 2012): each seed leaves out some kinds of faults and actions and
 //! draws its own rates for the others, for what never happens together is never found together.
 
-use polyarch_protocol::Durability;
 use polyarch_protocol::peer::PeerVersion;
+use polyarch_protocol::{Durability, Limits};
 
 use crate::rng::Rng;
 
@@ -294,6 +294,8 @@ pub struct Scenario {
     pub token_permille: u64,
     /// How many of 1,000 requests or answers are lost.
     pub lost_permille: u64,
+    /// Closed epochs that make a base due.
+    pub base_epochs_min: usize,
 }
 
 impl Scenario {
@@ -366,6 +368,7 @@ impl Scenario {
             progress_interval_ms: rng.weighted(&[(200, 2), (1_000, 4), (5_000, 2)]),
             part_bytes: rng.weighted(&[(1, 3), (150, 3), (600, 2), (64 << 10, 1)]),
             walk_gap_us: rng.weighted(&[((1, 1_000), 3), ((1_000, 100_000), 4), ((50_000, 300_000), 2)]),
+            base_epochs_min: rng.weighted(&[(16, 2), (4, 3), (1, 3)]),
         }
     }
 }
@@ -432,6 +435,7 @@ impl Scenario {
             switch_permille: 0,
             token_permille: 0,
             lost_permille: 0,
+            base_epochs_min: Limits::default().base_epochs_min,
         }
     }
 }

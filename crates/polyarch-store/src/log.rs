@@ -58,7 +58,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use polyarch_protocol::limits::wire;
-use polyarch_protocol::{ChainHeads, LogPosition, LogReadError};
+use polyarch_protocol::{Bases, ChainHeads, LogPosition, LogReadError};
 
 pub use check::{LogCheck, LogChecked};
 #[cfg(feature = "seeded-bugs")]
@@ -398,6 +398,21 @@ impl<F: Files> Log<F> {
 
     fn last_segment_is_empty(&self) -> bool {
         self.published.lock().segments.back().is_some_and(PublishedSegment::is_empty)
+    }
+
+    /// Expresses the chain heads of each mark by the newest base that they reach: together they take
+    /// little more memory than the greatest of them. On disk they are spelled out.
+    pub(crate) fn share_bases(&self, bases: &Bases) {
+        let newest_first = bases.newest_first();
+        if newest_first.is_empty() {
+            return;
+        }
+        let shared = |mark: &Mark| match newest_first.iter().find_map(|base| mark.heads.rebased(base)) {
+            Some(heads) => Mark { heads: Arc::new(heads), ..mark.clone() },
+            None => mark.clone(),
+        };
+        let mut published = self.published.lock();
+        published.marks = Arc::new(published.marks.iter().map(shared).collect());
     }
 
     /// A reader of the durable part.

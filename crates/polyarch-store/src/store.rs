@@ -19,7 +19,9 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use polyarch_crdt::Record;
-use polyarch_protocol::{ChainHeads, Frontier, KeyspaceId, LogPosition, RecordKey, Records, Storage, StorageError};
+use polyarch_protocol::{
+    Bases, ChainHeads, Frontier, KeyspaceId, LogPosition, RecordKey, Records, Storage, StorageError,
+};
 
 use crate::checkpointer::{CheckpointConfig, CheckpointDone, CheckpointJob, CheckpointSummary, Checkpointer, Purpose};
 use crate::files::{Directory, Files, is_full};
@@ -597,6 +599,10 @@ impl<F: Files, S: StateStore> Storage for Store<F, S> {
 
     fn staged_end(&self) -> LogPosition {
         self.log.staged_end()
+    }
+
+    fn share_bases(&mut self, bases: &Bases) {
+        self.log.share_bases(bases);
     }
 
     fn keyspace_records(&mut self, keyspace: KeyspaceId) -> Result<Vec<(RecordKey, Record)>, StorageError> {

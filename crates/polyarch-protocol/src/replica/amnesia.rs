@@ -55,11 +55,9 @@ impl<S: Storage> Replica<S> {
         }
         let (own_id, open) = (self.config.server_id, self.epoch.as_ref().map(|epoch| epoch.origin));
         let applied = self.frontier.heads.applied();
-        let is_lost = |dot: &polyarch_crdt::Dot| {
-            dot.origin.server_id == own_id && Some(dot.origin) != open && dot.seq > applied.seq(dot.origin)
-        };
+        let is_lost = |dot: &polyarch_crdt::Dot| dot.origin.server_id == own_id && Some(dot.origin) != open;
         let mut epochs = Vec::new();
-        for dot in theirs.iter().filter(is_lost) {
+        for dot in theirs.since(applied).iter().filter(is_lost) {
             let (had, has_room) = (applied.seq(dot.origin), self.amnesia.losses.len() < LOSSES_MAX);
             match self.amnesia.losses.get_mut(&dot.origin) {
                 Some(loss) if dot.seq <= loss.peer_has => continue,

@@ -100,7 +100,7 @@ impl<S: Storage> Replica<S> {
 
     /// The answer to a write that changes nothing: a session that passes it on sees what is here.
     pub(super) fn nothing_written(&self) -> Written {
-        let token = SessionToken { seen: self.frontier.heads.applied().clone() };
+        let token = SessionToken { seen: self.frontier.heads.applied().beyond_base() };
         Written { dot: None, hlc: None, token: token.to_bytes().into() }
     }
 
@@ -151,7 +151,12 @@ impl<S: Storage> Replica<S> {
         let of_change = |c: &Change| {
             CHANGE_BYTES + c.key.len() + c.effect.value().map_or(0, Bytes::len) + c.supersedes.len() * DOT_BYTES
         };
-        let dependencies = self.frontier.heads.applied().len() * DOT_BYTES;
+        let applied = self.frontier.heads.applied();
+        let depends_on = match &self.epoch {
+            Some(epoch) if applied.seq(epoch.origin) > 0 => epoch.unsaid.len(),
+            _ => applied.len_beyond_base(),
+        };
+        let dependencies = depends_on * DOT_BYTES;
         let (len, max) = (
             WRITE_SET_BYTES + dependencies + changes.iter().map(of_change).sum::<usize>(),
             self.config.limits.write_set_bytes_max,
@@ -246,7 +251,7 @@ impl<S: Storage> Replica<S> {
         if dot.seq == 1 {
             let predecessor =
                 self.frontier.newest_epoch(self.config.server_id).map(|o| Dot::new(o, self.frontier.heads.head(o).seq));
-            return Dependencies::Whole { predecessor, applied: self.frontier.heads.applied().clone() };
+            return Dependencies::Whole { predecessor, applied: self.frontier.heads.applied().beyond_base() };
         }
         let unsaid = self.epoch.as_mut().map(|epoch| std::mem::take(&mut epoch.unsaid));
         Dependencies::Changed(unsaid.unwrap_or_default())

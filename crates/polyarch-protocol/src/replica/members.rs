@@ -116,7 +116,7 @@ impl<S: Storage> Replica<S> {
             SystemRecord::Member(member) => catalog::member_key(member.server_id),
             SystemRecord::Topology(_) => catalog::topology_key(),
             SystemRecord::ClusterKey(held) => catalog::cluster_key_key(held.id),
-            SystemRecord::Keyspace(_) => unreachable!("a keyspace's key is its own write set"),
+            SystemRecord::Keyspace(_) | SystemRecord::Base(_) => unreachable!("its key is its own write set"),
         };
         let held = self.held(&key).map_err(|error| Refusal::StorageFailed(error.into_reason()))?;
         let changes = vec![system_change(key, held, record)];

@@ -9,6 +9,7 @@
 //! it is the same for a client's write and a peer's.
 
 mod amnesia;
+mod bases;
 mod clock;
 mod config;
 mod coordinator;
@@ -233,6 +234,8 @@ pub struct Replica<S> {
     /// While this member is draining: what it had when it heard of that.
     drain: Option<Drain>,
     snapshots: Snapshots,
+    /// A base that what is applied here could not be expressed by, though it is known.
+    unfit_base: Option<Dot>,
     differences: Differences,
     /// Origins whose feed is stopped.
     paused: BTreeMap<Origin, Pause>,
@@ -295,7 +298,7 @@ impl<S: Storage> Replica<S> {
         let catalog = Arc::new(Catalog::load(&storage.keyspace_records(KeyspaceId::SYSTEM)?));
         let mut link_states = LinkStates::new(config.server_id, config.boot_id);
         link_states.retain(&catalog.present());
-        let mut progress = Progress::new(config.server_id, config.boot_id, durable.applied.clone());
+        let mut progress = Progress::new(config.server_id, config.boot_id, &durable.applied);
         progress.retain(&catalog.present());
         let mut replica = Self {
             config,
@@ -327,6 +330,7 @@ impl<S: Storage> Replica<S> {
             told_removed: None,
             drain: None,
             snapshots: Snapshots::default(),
+            unfit_base: None,
             differences: Differences::default(),
             paused: BTreeMap::new(),
             amnesia: Amnesia::default(),
@@ -340,6 +344,8 @@ impl<S: Storage> Replica<S> {
             at_once: VecDeque::new(),
         };
         replica.note_drain();
+        replica.follow_bases();
+        replica.storage.share_bases(replica.catalog.bases());
         replica.tell_if_stamps_are_ahead(now);
         Ok(replica)
     }
@@ -407,6 +413,7 @@ impl<S: Storage> Replica<S> {
                 self.fetch_when_unfed(now);
                 self.tick_links(now);
                 self.tell_progress(now);
+                self.publish_base_when_due(now);
             }
         }
         self.follow_catalog();
@@ -566,7 +573,7 @@ impl<S: Storage> Replica<S> {
         if summary.system_changed {
             let before = self.catalog.clone();
             self.catalog_before.get_or_insert(before);
-            self.catalog = Arc::new(Catalog::load(&self.storage.keyspace_records(KeyspaceId::SYSTEM)?));
+            self.catalog = Arc::new(self.catalog.reloaded(&self.storage.keyspace_records(KeyspaceId::SYSTEM)?));
         }
         Ok(summary)
     }
@@ -601,6 +608,7 @@ impl<S: Storage> Replica<S> {
             origins.insert(dot.origin);
         }
         self.wake_feeds(&origins);
+        self.follow_bases();
         if self.durable.staged.is_empty() {
             self.durable.digest = Some(self.frontier.digest.total());
         }

@@ -1,6 +1,8 @@
 //! How far the other members are, as far as it is known here: by the heartbeat of one that is
 //! linked, by what it flooded of any other.
 
+use std::borrow::Cow;
+
 use polyarch_crdt::{AppliedSet, seeded_bug};
 
 use super::{LinkId, Now, Replica};
@@ -24,13 +26,15 @@ impl<S: Storage> Replica<S> {
 
     /// What a server is known to have durably applied: this one, or any of which something is known.
     /// It may have more by now.
-    pub fn applied_of(&self, server_id: u32) -> Option<&AppliedSet> {
+    pub fn applied_of(&self, server_id: u32) -> Option<Cow<'_, AppliedSet>> {
         if server_id == self.config.server_id {
-            return Some(&self.durable.applied);
+            return Some(Cow::Borrowed(&self.durable.applied));
         }
         let linked = self.established().find(|(_, session)| session.server_id == server_id);
         let heard = linked.and_then(|(_, session)| session.heartbeat.as_ref());
-        heard.map(|heartbeat| &heartbeat.applied).or_else(|| self.progress.of(server_id))
+        heard
+            .map(|heartbeat| Cow::Borrowed(&heartbeat.applied))
+            .or_else(|| self.progress.of(server_id, self.catalog.bases()).map(Cow::Owned))
     }
 
     /// Tells a new link all that is known of everybody.

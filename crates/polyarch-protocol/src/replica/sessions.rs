@@ -1,9 +1,10 @@
 //! The peers' half: handshake, heartbeats, subscriptions, and what comes in on feeds.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use polyarch_crdt::{AppliedSet, Dot, Origin, seeded_bug};
+use polyarch_crdt::{AppliedSet, Base, Dot, Origin, seeded_bug};
 
 use super::members::is_refused;
 use super::{LinkId, Now, Output, Replica};
@@ -44,8 +45,10 @@ pub(super) struct Session {
     /// The peer's boot id once it said hello and was accepted.
     pub(super) established: Option<u128>,
     pub(super) heartbeat: Option<Heartbeat>,
+    /// A base that the peer has too: what is said to it may name that. Only on links of version 2.
+    pub(super) base: Option<Arc<Base>>,
     /// What the peer had when the link came up: with that applied, this node has caught up.
-    first_applied: Option<AppliedSet>,
+    pub(super) first_applied: Option<AppliedSet>,
     pub(super) clock_offset_ms: Option<i64>,
     /// With equal applied-sets: whether the digests were equal.
     pub(super) equal: Option<bool>,
@@ -80,6 +83,7 @@ impl Session {
             address,
             established: None,
             heartbeat: None,
+            base: None,
             first_applied: None,
             clock_offset_ms: None,
             equal: None,
@@ -131,6 +135,9 @@ impl<S: Storage> Replica<S> {
             server_id: self.config.server_id,
             boot_id: self.config.boot_id,
         };
+        if let Some(name) = self.durable.applied.base().map(|base| base.name()) {
+            self.send(link, PeerMessage::Base(name));
+        }
         self.send(link, PeerMessage::Hello(hello));
     }
 
@@ -163,8 +170,13 @@ impl<S: Storage> Replica<S> {
                 let by = session.server_id;
                 self.hold_as_removed(by, &because, now);
             }
+            PeerMessage::Base(name) => self.note_base_of(link, name),
             _ if session.established.is_none() => self.close(link, "a message came before the hello"),
             PeerMessage::Heartbeat(heartbeat) => self.heartbeat(link, heartbeat, now),
+            PeerMessage::BasedHeartbeat(based) => match based.resolve(self.catalog.bases()) {
+                Some(heartbeat) => self.heartbeat(link, heartbeat, now),
+                None => self.close(link, "its heartbeat names a base that this node does not have"),
+            },
             PeerMessage::Subscribe(subscribe) => self.serve(link, subscribe),
             PeerMessage::Refuse(refuse) => self.refused(link, &refuse, now),
             PeerMessage::LinkStates(entries) => self.take_link_states(link, entries, now),
@@ -300,7 +312,9 @@ impl<S: Storage> Replica<S> {
         self.output(Output::CloseLink(link, reason.to_owned()));
     }
 
-    fn heartbeat(&mut self, link: LinkId, heartbeat: Heartbeat, now: Now) {
+    fn heartbeat(&mut self, link: LinkId, mut heartbeat: Heartbeat, now: Now) {
+        self.express_by_own_base(&mut heartbeat.applied);
+        self.note_base_of_heard(link, &heartbeat.applied);
         self.close_epoch_if_overtaken(&heartbeat.applied);
         if let Some(server_id) = self.sessions.get(&link).map(|session| session.server_id) {
             self.note_losses(server_id, &heartbeat.applied, now);
@@ -370,7 +384,8 @@ impl<S: Storage> Replica<S> {
                 self.event(Event::NotFed { origin: refuse.origin, server_id });
             }
         }
-        self.replan(now);
+        // The next tick chooses other feeds, once for all that are refused: a member that was away for
+        // thousands of epochs is refused each of them.
     }
 
     /// Chooses feeds anew and subscribes where the choice changed.
@@ -391,7 +406,7 @@ impl<S: Storage> Replica<S> {
                 let heartbeat = session.heartbeat.as_ref()?;
                 let is_feedable =
                     |dot: &Dot| !session.refused.contains_key(&dot.origin) && !exhausted.contains(&(dot.origin, link));
-                let feedable = heartbeat.applied.iter().filter(is_feedable).collect();
+                let feedable = heartbeat.applied.beyond(applied.base()).iter().filter(is_feedable).collect();
                 Some((link, session.server_id, session.fed_ms, feedable))
             })
             .collect();
@@ -425,12 +440,18 @@ impl<S: Storage> Replica<S> {
             now_ms: now.mono_ms,
         };
         let mut wishes = self.plan.update(&sight, &self.config.timings.feeds);
+        // No feed is begun anew only to leave out what has come to its end.
+        let planned: BTreeSet<Origin> = wishes.origins.values().flatten().copied().collect();
+        let base = applied.base().cloned();
+        let is_over = |origin: &Origin| {
+            !planned.contains(origin) && base.as_ref().is_some_and(|base| base.epoch(*origin).is_some())
+        };
         for link in links {
             let wanted = wishes.origins.remove(&link).unwrap_or_default();
             let is_held = |s: &Session| self.full.is_some() && s.is_fed();
-            if self.sessions.get(&link).is_some_and(|s| s.subscribed != wanted || is_held(s))
-                || wishes.restart.contains(&link)
-            {
+            let is_other =
+                |s: &Session| !wanted.is_subset(&s.subscribed) || !s.subscribed.difference(&wanted).all(is_over);
+            if self.sessions.get(&link).is_some_and(|s| is_other(s) || is_held(s)) || wishes.restart.contains(&link) {
                 self.subscribe(link, wanted, now);
             }
         }
@@ -584,9 +605,10 @@ impl<S: Storage> Replica<S> {
         }
         self.gossip = super::Gossip { sent_ms: now.mono_ms, ..Default::default() };
         let heartbeat = self.own_heartbeat(now);
-        let links: Vec<LinkId> = self.established().map(|(link, _)| link).collect();
-        for link in links {
-            self.send(link, PeerMessage::Heartbeat(heartbeat.clone()));
+        let links: Vec<(LinkId, Option<Arc<Base>>)> =
+            self.established().map(|(link, session)| (link, self.base_for(session))).collect();
+        for (link, base) in links {
+            self.send(link, heartbeat.clone().message(base.as_ref()));
         }
     }
 

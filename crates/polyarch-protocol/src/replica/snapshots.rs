@@ -8,7 +8,6 @@ use polyarch_crdt::{AppliedSet, Origin};
 use super::sessions::Session;
 use super::views::missing;
 use super::{LinkId, Now, Output, Replica};
-use crate::catalog::Catalog;
 use crate::event::Event;
 use crate::frontier::Frontier;
 use crate::keyspace::KeyspaceId;
@@ -163,8 +162,9 @@ impl<S: Storage> Replica<S> {
             gained.iter().for_each(|dot| epoch.note_applied(dot));
         }
         let before = self.catalog.clone();
+        self.catalog = std::sync::Arc::new(before.reloaded(&self.storage.keyspace_records(KeyspaceId::SYSTEM)?));
         self.catalog_before.get_or_insert(before);
-        self.catalog = std::sync::Arc::new(Catalog::load(&self.storage.keyspace_records(KeyspaceId::SYSTEM)?));
+        self.follow_bases();
         self.event(Event::SnapshotJoined { from, origins: gained.len() });
         self.note_regained(now);
         self.gossip.at_once = true;

@@ -98,7 +98,7 @@ impl<S: Storage> Replica<S> {
             held.seq(*origin) < lag.seq && heard().any(|heartbeat| held.seq(*origin) < heartbeat.applied.seq(*origin))
         });
         let Some(heartbeat) = self.sessions.get(&link).and_then(|session| session.heartbeat.as_ref()) else { return };
-        for dot in heartbeat.applied.iter().filter(|dot| held.seq(dot.origin) < dot.seq) {
+        for dot in heartbeat.applied.since(held).iter() {
             self.lags.entry(dot.origin).or_insert(Lag { seq: dot.seq, since_ms: now.mono_ms });
         }
     }
@@ -106,7 +106,10 @@ impl<S: Storage> Replica<S> {
     pub(super) fn feed_views(&self, now: Now) -> Vec<FeedView> {
         let (known, held) = (self.known_of_others(), self.frontier.heads.applied());
         let current = self.epoch.as_ref().map(|epoch| epoch.origin);
-        let origins: BTreeSet<Origin> = known.iter().map(|dot| dot.origin).chain(self.paused.keys().copied()).collect();
+        // Of the epochs of the base nobody is known to have more.
+        let lacking = known.beyond(held.base());
+        let origins: BTreeSet<Origin> =
+            lacking.iter().map(|dot| dot.origin).chain(self.paused.keys().copied()).collect();
         let of = |origin: Origin| {
             let behind = known.seq(origin).saturating_sub(held.seq(origin));
             let lag = self.lags.get(&origin).filter(|_| behind > 0);
@@ -125,5 +128,6 @@ impl<S: Storage> Replica<S> {
 
 /// How many write sets of `wanted` are not in `held`.
 pub(super) fn missing(held: &AppliedSet, wanted: &AppliedSet) -> u64 {
-    wanted.iter().map(|dot| dot.seq.saturating_sub(held.seq(dot.origin))).fold(0, u64::saturating_add)
+    let lacking = wanted.since(held);
+    lacking.iter().map(|dot| dot.seq.saturating_sub(held.seq(dot.origin))).fold(0, u64::saturating_add)
 }

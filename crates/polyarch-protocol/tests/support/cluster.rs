@@ -163,7 +163,7 @@ impl Cluster {
     /// Delivers until nothing is under way.
     pub(crate) fn settle(&mut self) {
         let mut parts = vec![self.parts_at_once; self.nodes.len()];
-        for _ in 0..10_000 {
+        for _ in 0..100_000 {
             let stepped = self.step();
             if !self.fetch(&mut parts) && !stepped {
                 return;

@@ -3,18 +3,20 @@
 
 use bytes::Bytes;
 use polyarch_crdt::{AppliedSet, ClusterKey, Dot, FieldChange, FieldPath, Hlc, Origin, Record, SealedContext, Sibling};
-use polyarch_protocol::catalog::{KeyspaceDefinition, KeyspaceKind, Member, MemberChange, MemberStatus, SystemRecord};
+use polyarch_protocol::catalog::{
+    BaseDefinition, KeyspaceDefinition, KeyspaceKind, Member, MemberChange, MemberStatus, SystemRecord,
+};
 use polyarch_protocol::client::{
     BucketPage, BucketScan, ClientRequest, ClientResponse, EventView, KeyspaceView, RecordOutline, RecordView, Refusal,
     Request, Response, ScanRequest, SiblingOutline, SiblingView, Supersede, WriteChange, WriteRequest, Written,
 };
 use polyarch_protocol::peer::{
-    ClusterId, FeedGroup, Heartbeat, Hello, PeerMessage, Refuse, RefuseReason, Subscribe, Twin,
+    BasedHeartbeat, ClusterId, FeedGroup, Heartbeat, Hello, PeerMessage, Refuse, RefuseReason, Subscribe, Twin,
 };
 use polyarch_protocol::{
-    BucketKeys, ChainHash, ChainHead, ChainHeads, Change, Dependencies, Digest, Effect, FrontierOutline, KeyHash,
-    KeysHeld, KeyspaceId, LinkState, LogPosition, MemberProgress, PeerDigest, RecordKey, Resume, SnapshotBegin,
-    SnapshotId, SnapshotPart, SnapshotRecord, SnapshotRequest, Topology, WriteSet,
+    BasedSet, BucketKeys, ChainHash, ChainHead, ChainHeads, Change, Dependencies, Digest, Effect, FrontierOutline,
+    KeyHash, KeysHeld, KeyspaceId, LinkState, LogPosition, MemberProgress, PeerDigest, RecordKey, Resume,
+    SnapshotBegin, SnapshotId, SnapshotPart, SnapshotRecord, SnapshotRequest, Topology, WriteSet,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -98,12 +100,14 @@ pub(crate) fn peer_message() -> impl Strategy<Value = PeerMessage> {
         vec(member_progress(), 0..4).prop_map(PeerMessage::Progress),
         digest().prop_map(|digest| PeerMessage::Digest(Box::new(digest))),
         bucket_keys().prop_map(|keys| PeerMessage::BucketKeys(Box::new(keys))),
+        dot().prop_map(PeerMessage::Base),
+        based_heartbeat().prop_map(PeerMessage::BasedHeartbeat),
     ]
 }
 
 fn member_progress() -> impl Strategy<Value = MemberProgress> {
     let version = prop_oneof![0..5_u64, any::<u64>()];
-    let entry = (0..5_u32, any::<u128>(), version, applied());
+    let entry = (0..5_u32, any::<u128>(), version, based_set());
     entry.prop_map(|(server_id, boot_id, version, applied)| MemberProgress { server_id, boot_id, version, applied })
 }
 
@@ -136,6 +140,15 @@ fn outline() -> impl Strategy<Value = RecordOutline> {
         value,
     });
     (record_key(), vec(sibling, 0..3)).prop_map(|(key, siblings)| RecordOutline { key, siblings })
+}
+
+fn based_set() -> impl Strategy<Value = BasedSet> {
+    (option::of(dot()), applied()).prop_map(|(base, rest)| BasedSet { base, rest })
+}
+
+fn based_heartbeat() -> impl Strategy<Value = BasedHeartbeat> {
+    (based_set(), option::of(any::<u128>()), any::<u64>(), vec(origin(), 0..4))
+        .prop_map(|(applied, digest, clock_ms, paused)| BasedHeartbeat { applied, digest, clock_ms, paused })
 }
 
 fn link_state() -> impl Strategy<Value = LinkState> {
@@ -305,6 +318,8 @@ pub(crate) fn system_record() -> impl Strategy<Value = SystemRecord> {
             created
         })),
         (any::<u32>(), any::<[u8; 32]>()).prop_map(|(id, secret)| SystemRecord::ClusterKey(ClusterKey { id, secret })),
+        (option::of(dot()), vec((origin(), head()), 0..4))
+            .prop_map(|(parent, closed)| SystemRecord::Base(BaseDefinition { parent, closed })),
     ]
 }
 

@@ -4,7 +4,9 @@
 
 use bytes::Bytes;
 use polyarch_crdt::{AppliedSet, ClusterKey, Dot, FieldChange, FieldPath, Hlc, Origin, Record, SealedContext};
-use polyarch_protocol::catalog::{KeyspaceDefinition, KeyspaceKind, Member, MemberChange, MemberStatus, SystemRecord};
+use polyarch_protocol::catalog::{
+    BaseDefinition, KeyspaceDefinition, KeyspaceKind, Member, MemberChange, MemberStatus, SystemRecord,
+};
 use polyarch_protocol::client::{
     BucketPage, BucketScan, ClientRequest, ClientResponse, CountersView, EventView, FeedView, KeyspaceView, PeerView,
     RecordOutline, RecordView, Refusal, Request, Response, ScanRequest, SiblingOutline, SiblingView, StatusView,
@@ -14,12 +16,12 @@ use polyarch_protocol::condition::{
     ConditionView, DifferentView, ForkMember, ForkSide, PauseCause, PausedView, RegainedView, SalvageView, SnapshotView,
 };
 use polyarch_protocol::peer::{
-    ClusterId, FeedGroup, Heartbeat, Hello, PeerMessage, Refuse, RefuseReason, Subscribe, Twin,
+    BasedHeartbeat, ClusterId, FeedGroup, Heartbeat, Hello, PeerMessage, Refuse, RefuseReason, Subscribe, Twin,
 };
 use polyarch_protocol::{
-    BucketKeys, ChainHash, ChainHead, Change, Dependencies, Effect, FrontierOutline, KeyHash, KeysHeld, KeyspaceId,
-    LinkState, LogPosition, MemberProgress, RecordKey, Resume, SnapshotBegin, SnapshotId, SnapshotPart, SnapshotRecord,
-    SnapshotRequest, Topology, WriteSet,
+    BasedSet, BucketKeys, ChainHash, ChainHead, Change, Dependencies, Effect, FrontierOutline, KeyHash, KeysHeld,
+    KeyspaceId, LinkState, LogPosition, MemberProgress, RecordKey, Resume, SnapshotBegin, SnapshotId, SnapshotPart,
+    SnapshotRecord, SnapshotRequest, Topology, WriteSet,
 };
 
 const O: Origin = Origin::new(3, 0x9f2c_01ab);
@@ -174,8 +176,13 @@ pub(crate) fn peer_samples() -> Vec<(&'static str, PeerMessage)> {
         (
             "progress",
             PeerMessage::Progress(vec![
-                MemberProgress { server_id: 3, boot_id: 1 << 100, version: 300, applied: sample_applied() },
-                MemberProgress { server_id: 4, boot_id: 5, version: 1, applied: AppliedSet::new() },
+                MemberProgress {
+                    server_id: 3,
+                    boot_id: 1 << 100,
+                    version: 300,
+                    applied: BasedSet { base: Some(sample_dot(42)), rest: sample_applied() },
+                },
+                MemberProgress { server_id: 4, boot_id: 5, version: 1, applied: BasedSet::default() },
             ]),
         ),
         // PeerMessage::Digest has a test of its own: 64 KiB are no line.
@@ -187,6 +194,16 @@ pub(crate) fn peer_samples() -> Vec<(&'static str, PeerMessage)> {
                 keys: vec![KeyHash { key: RecordKey::new(sample_id(), b"key"), hash: 1 << 100 }],
                 cut_short: true,
             })),
+        ),
+        ("base", PeerMessage::Base(sample_dot(42))),
+        (
+            "based-heartbeat",
+            PeerMessage::BasedHeartbeat(BasedHeartbeat {
+                applied: BasedSet { base: Some(sample_dot(42)), rest: sample_applied() },
+                digest: Some(0xd1 << 64),
+                clock_ms: 1_764_950_400_000,
+                paused: vec![O],
+            }),
         ),
     ]
 }
@@ -240,6 +257,10 @@ pub(crate) fn system_samples() -> Vec<(&'static str, SystemRecord)> {
             created: Hlc::new(1_764_950_400_000, 3),
         })
     };
+    let base = |parent| {
+        let closed = vec![(O, ChainHead { seq: 300, hash: ChainHash([0xab; 32]) })];
+        SystemRecord::Base(BaseDefinition { parent, closed })
+    };
     vec![
         ("member", member(MemberStatus::Active)),
         ("member-joining", member(MemberStatus::Joining)),
@@ -253,6 +274,8 @@ pub(crate) fn system_samples() -> Vec<(&'static str, SystemRecord)> {
         ("topology-star", SystemRecord::Topology(Topology::Star { hubs: vec![1, 300] })),
         ("topology-custom", SystemRecord::Topology(Topology::Custom { edges: vec![(1, 2), (2, 300)] })),
         ("cluster-key", SystemRecord::ClusterKey(ClusterKey { id: 1, secret: [0xcd; 32] })),
+        ("base-first", base(None)),
+        ("base", base(Some(sample_dot(7)))),
     ]
 }
 

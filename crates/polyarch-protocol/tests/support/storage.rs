@@ -136,6 +136,10 @@ impl MemoryStorage {
         self.removed = self.removed.min(index(place) / SEGMENT_WRITE_SETS * SEGMENT_WRITE_SETS);
     }
 
+    fn is_marked(&self, at: usize) -> bool {
+        at == 0 || self.gaps.contains_key(&at) || (at < self.log.len() && at.is_multiple_of(SEGMENT_WRITE_SETS))
+    }
+
     /// The mark before the entry at this index, where there is one.
     fn mark(&self, at: usize) -> Option<LogMark> {
         let heads = match (self.gaps.get(&at), self.log.get(at)) {
@@ -209,8 +213,9 @@ impl Storage for MemoryStorage {
 
 impl LogSource for MemoryStorage {
     fn last_mark(&self, reached: &dyn Fn(&ChainHeads) -> bool) -> Option<LogMark> {
-        let marks = (self.removed..=self.synced).filter_map(|at| self.mark(at));
-        let last = marks.take_while(|mark| reached(&mark.heads)).last()?;
+        let marked: Vec<usize> = (self.removed..=self.synced).filter(|at| self.is_marked(*at)).collect();
+        let count = marked.partition_point(|at| self.mark(*at).is_some_and(|mark| reached(&mark.heads)));
+        let last = self.mark(marked[count.checked_sub(1)?])?;
         // Whoever lacks what a snapshot brought is not served across the place where it was joined.
         let behind = self.gaps.range(index(last.position) + 1..);
         behind.map(|(_, gap)| &gap.gained).all(reached).then_some(last)

@@ -5,6 +5,7 @@
 
 pub mod acked_is_durable;
 pub mod applied_once_and_in_order;
+pub mod base_is_applied;
 pub mod causal_order;
 pub mod context_matches_values;
 pub mod converges;

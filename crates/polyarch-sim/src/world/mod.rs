@@ -86,6 +86,8 @@ pub struct Report {
     pub segments_cut: usize,
     /// Of those removed, those that went while the node had no link to some member.
     pub segments_removed_from_afar: usize,
+    /// Bases that were published, as far as one node knew in the end.
+    pub bases: usize,
     /// What became of snapshots.
     pub snapshots: SnapshotReport,
     /// Times a node started.
@@ -358,6 +360,7 @@ impl World {
             applied: (0..self.nodes.len()).map(|at| self.history.node(at).order().len()).sum(),
             virtual_ms: self.now_us / 1_000,
             topology: self.history.node(0).topology().to_string(),
+            bases: self.nodes.iter().filter_map(|node| node.process.as_ref()).map(known_bases).max().unwrap_or(0),
             ..self.report.clone()
         }
     }
@@ -612,4 +615,8 @@ impl World {
             LogRemoval::Nothing | LogRemoval::WhatAllHave => CONVERGENCE_BOUND_MS,
         }
     }
+}
+
+fn known_bases(process: &crate::node::Process) -> usize {
+    process.replica.catalog().bases().len()
 }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use polyarch_crdt::AppliedSet;
 use polyarch_protocol::catalog::topology_key;
 use polyarch_protocol::client::ClientResponse;
 use polyarch_protocol::peer::PeerMessage;
 use polyarch_protocol::{
-    ChainHeads, Durability, Input, KeyspaceId, Limits, LinkId, LogSource, Output, RecordKey, ReplicaConfig, Storage,
-    Timings,
+    BasedSet, ChainHeads, Durability, Input, KeyspaceId, Limits, LinkId, LogSource, Output, RecordKey, ReplicaConfig,
+    Storage, Timings,
 };
 use polyarch_store::{CheckpointConfig, StoreConfig};
 
@@ -17,7 +18,7 @@ use super::{CLUSTER, Event, KEYSPACES, Phase, World};
 use crate::history::Intent;
 use crate::invariants::lost_own_is_told::Told;
 use crate::invariants::{
-    Checked, Violation, applied_once_and_in_order, drained_takes_no_writes, full_disk_is_survived,
+    Checked, Violation, applied_once_and_in_order, base_is_applied, drained_takes_no_writes, full_disk_is_survived,
     log_stays_while_a_member_lacks_it, no_alarm_without_cause, node_always_starts, nothing_leaves_before_durable,
     register_shows_unsuperseded,
 };
@@ -97,6 +98,7 @@ impl World {
             limits: Limits {
                 feed_group_bytes: self.scenario.feed_group_bytes,
                 feed_waiting_bytes_max: self.scenario.feed_waiting_bytes,
+                base_epochs_min: self.scenario.base_epochs_min,
                 ..Limits::default()
             },
             timings: Timings { progress_interval_ms: self.scenario.progress_interval_ms, ..Timings::default() },
@@ -352,6 +354,9 @@ impl World {
             let what = format!("node {server_id} says it applied {frontier:?}, its log was given {:?}", staged.seen());
             return Err(Violation::new(applied_once_and_in_order::NAME, what));
         }
+        if let Some(base) = process.replica.catalog().bases().newest() {
+            base_is_applied::check(server_id, staged.seen(), base)?;
+        }
         for key in changed {
             use polyarch_protocol::Records;
             // As the code under test changes it, not as it would look it up.
@@ -504,7 +509,9 @@ impl World {
             | PeerMessage::Twin(_)
             | PeerMessage::Removed(_)
             | PeerMessage::Digest(_)
-            | PeerMessage::BucketKeys(_) => {}
+            | PeerMessage::BucketKeys(_)
+            | PeerMessage::Base(_)
+            | PeerMessage::BasedHeartbeat(_) => {}
         }
     }
 
@@ -515,6 +522,17 @@ impl World {
             PeerMessage::Heartbeat(heartbeat) => {
                 nothing_leaves_before_durable::check(server_id, durable, heartbeat.applied.iter(), "a heartbeat")
             }
+            PeerMessage::BasedHeartbeat(heartbeat) => {
+                let applied = self.spelled_out(at, &heartbeat.applied);
+                nothing_leaves_before_durable::check(server_id, durable, applied.iter(), "a heartbeat")
+            }
+            PeerMessage::Progress(entries) => {
+                // What others said of themselves goes on as it is.
+                let own = entries.iter().filter(|entry| entry.server_id == server_id);
+                let own = own.flat_map(|entry| self.spelled_out(at, &entry.applied).iter().collect::<Vec<_>>());
+                nothing_leaves_before_durable::check(server_id, durable, own, "its progress")
+            }
+            PeerMessage::Base(name) => nothing_leaves_before_durable::check(server_id, durable, [*name], "a base"),
             PeerMessage::Subscribe(subscribe) => {
                 let heads = subscribe.origins.iter().map(|(origin, head)| polyarch_crdt::Dot::new(*origin, head.seq));
                 nothing_leaves_before_durable::check(server_id, durable, heads, "a subscription")
@@ -528,10 +546,15 @@ impl World {
             PeerMessage::Hello(_)
             | PeerMessage::Refuse(_)
             | PeerMessage::LinkStates(_)
-            | PeerMessage::Progress(_)
             | PeerMessage::Twin(_)
             | PeerMessage::Removed(_) => Ok(()),
         }
+    }
+
+    /// What a node says by the name of a base.
+    fn spelled_out(&self, at: usize, based: &BasedSet) -> AppliedSet {
+        let process = self.nodes[at].process.as_ref();
+        process.map_or_else(AppliedSet::new, |process| based.known_by(process.replica.catalog().bases()))
     }
 
     fn check_leaving_answer(&self, at: usize, response: &ClientResponse) -> Checked {
