@@ -14,10 +14,13 @@ const GROUP: u64 = 10;
 /// Segments and checkpoints come often.
 const SMALL: &str = "[storage]\nsegment_mib = 1\nmemtable_mib = 1\ncheckpoint_log_mib = 1\n";
 
+/// What is done to a data directory.
+type Damage = fn(&Path);
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_only_a_damaged_member_has_is_kept_and_the_rest_comes_from_the_others() {
     let _turn = turn().await;
-    let damages: [(fn(&Path), bool); 4] = [
+    let damages: [(Damage, bool); 4] = [
         (flip_in_the_last_segment, true),
         (remove_the_state, true),
         (lose_the_headers, true),
@@ -109,7 +112,7 @@ async fn a_sound_directory_is_left_alone_and_one_in_use_refused() {
 }
 
 /// A cluster in which node 3 has written alone, was killed, and has damaged files.
-async fn damaged_alone(damage: fn(&Path)) -> Cluster {
+async fn damaged_alone(damage: Damage) -> Cluster {
     let mut cluster = cluster(SMALL).await;
     put(&cluster.client_of(1), "shared", KEYS).await;
     cluster.wait_until_equal(&[1, 2, 3], EQUAL_WITHIN);

@@ -692,6 +692,12 @@ impl<'a> RepairedObject<'a> {
     }
 }
 
+/// `repair --abandon`: how many write sets wait no longer.
+#[derive(Debug, Serialize)]
+pub(crate) struct AbandonedObject {
+    pub(crate) abandoned: u64,
+}
+
 /// `fork show`: how far two nodes hold the same history of an origin.
 #[derive(Debug, Serialize)]
 pub(crate) struct ForkObject {

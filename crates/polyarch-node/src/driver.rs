@@ -211,6 +211,7 @@ impl Driver {
 
     /// With what a repair left waiting.
     pub(crate) fn with_salvage(mut self, salvaging: Option<Salvaging>) -> Self {
+        self.replica.set_salvage_waits(salvaging.is_some());
         self.salvaging = salvaging;
         self
     }
@@ -246,8 +247,11 @@ impl Driver {
                     self.remove_log();
                 }
             }
-            self.go_on_with_salvage();
             self.settle();
+            // Behind a sync: while writes come all the time, something is staged at any other moment.
+            if self.go_on_with_salvage() {
+                self.settle();
+            }
         }
     }
 
@@ -640,23 +644,36 @@ impl Driver {
         !self.failed && !self.replica.is_full() && !self.is_staged()
     }
 
-    /// Hands the next of it over, if some of it may be due.
-    fn go_on_with_salvage(&mut self) {
+    /// Hands the next of it over, if some of it may be due; says whether it did.
+    fn go_on_with_salvage(&mut self) -> bool {
         if !self.may_go_on_with_salvage() {
-            return;
+            return false;
         }
-        let Some(mut salvaging) = self.salvaging.take() else { return };
+        let Some(mut salvaging) = self.salvaging.take() else { return false };
+        let mut is_handed_over = false;
         match salvaging.next(self.replica.frontier().heads.applied()) {
             Pass::Nothing => {}
             Pass::WriteSets(write_sets) => {
                 self.handle(Input::Salvaged(write_sets.clone()));
                 salvaging.note_left(&write_sets, self.replica.frontier().heads.applied());
+                is_handed_over = true;
             }
-            Pass::Done => return salvaging.remove(&mut self.events),
-            Pass::Unreadable(reason) => return self.events.tell(&Event::SalvageUnreadable { reason }),
+            Pass::Done => {
+                self.replica.set_salvage_waits(false);
+                salvaging.remove(&mut self.events);
+                return false;
+            }
+            // It still waits, and may be all there is of it.
+            Pass::Unreadable(reason) => {
+                self.events.tell(&Event::SalvageUnreadable { reason });
+                return false;
+            }
         }
-        salvaging.tell_if_stuck(self.replica.has_all_that_is_known(), &mut self.events);
+        if !salvaging.is_in_a_pass() {
+            salvaging.tell_if_stuck(self.replica.has_all_that_is_known(), &mut self.events);
+        }
         self.salvaging = Some(salvaging);
+        is_handed_over
     }
 }
 

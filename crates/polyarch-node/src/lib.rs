@@ -40,7 +40,7 @@ pub use config::{
 };
 pub use founding::{Founded, NodeIdentity, init, join};
 pub use node::{Node, StartError};
-pub use repairing::{RepairDataError, abandon_salvage, repair, survey};
+pub use repairing::{RepairDataError, abandon_salvage, repair, resume_repair, survey};
 pub use restoring::{RestoreError, RestoreSource, Restored, restore, restore_is_unfinished};
 
 /// Reads records on any thread.

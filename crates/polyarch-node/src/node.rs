@@ -191,13 +191,10 @@ impl Node {
             retention: config.retention(),
         };
         let mut events = EventLedger::open(&config.data_dir);
-        let salvaging = match Salvage::open(&config.data_dir) {
-            Ok(salvage) => salvage.map(Salvaging::new),
-            Err(error) => {
-                events.tell(&Event::SalvageUnreadable { reason: error.to_string() });
-                None
-            }
-        };
+        let salvage = Salvage::open(&config.data_dir).unwrap_or_else(|error| {
+            events.tell(&Event::SalvageUnreadable { reason: error.to_string() });
+            None
+        });
         let snapshots = Snapshots {
             runtime: tokio::runtime::Handle::current(),
             cluster_id,
@@ -214,7 +211,7 @@ impl Node {
             snapshots,
             driver_config,
         )
-        .with_salvage(salvaging);
+        .with_salvage(salvage.map(Salvaging::new));
         let (running_sender, running) = watch::channel(());
         let driver_thread = std::thread::Builder::new()
             .name("driver".to_owned())

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use polyarch_crdt::Dot;
 use polyarch_protocol::{LogPosition, LogReadError, WriteSet, WriteSetError};
 use polyarch_store::log::LogError;
 use polyarch_store::{
@@ -38,6 +39,12 @@ pub enum RepairDataError {
     /// What waits cannot be read.
     #[error("cannot read the write sets that wait: {0}")]
     SalvageRead(#[from] LogReadError),
+    /// Nobody has looked yet whether others have what they follow on.
+    #[error(
+        "{0} waits and may be applied at once; serve the node, and abandon what still waits when an alarm has said that no \
+         linked member has what it follows on"
+    )]
+    Due(Dot),
     /// What waits is of a newer version.
     #[error("a write set that waits cannot be read, and none was taken out: {0}")]
     WriteSet(#[from] WriteSetError),
@@ -71,6 +78,15 @@ pub fn repair(
     Ok(polyarch_store::repair(&config.data_dir, &store_config(config), parting, goes_on)?)
 }
 
+/// Ends a repair of a node's data directory that was cut short when all was made; `None` when there is none.
+///
+/// # Errors
+/// See [`RepairDataError`].
+pub fn resume_repair(config: &NodeConfig) -> Result<Option<RepairReport>, RepairDataError> {
+    identified(config)?;
+    Ok(polyarch_store::resume_repair(&config.data_dir, &store_config(config))?)
+}
+
 /// Gives away the write sets that a repair left waiting and that are not applied, and removes them: nobody
 /// has what they follow on. `None` when nothing waits; else how many were given.
 ///
@@ -89,7 +105,12 @@ pub fn abandon_salvage(config: &NodeConfig, left_out: &mut dyn LeftOut) -> Resul
         at = next;
         for bytes in write_sets {
             let write_set = WriteSet::decode(&bytes)?;
-            if !frontier.heads.applied().includes(write_set.dot) {
+            let applied = frontier.heads.applied();
+            let is_next = write_set.dot.seq == applied.seq(write_set.dot.origin) + 1;
+            if is_next && applied.includes_all(write_set.dependencies.applied()) {
+                return Err(RepairDataError::Due(write_set.dot));
+            }
+            if !applied.includes(write_set.dot) {
                 left_out.take(&write_set).map_err(RepairDataError::LeftOut)?;
                 given += 1;
             }

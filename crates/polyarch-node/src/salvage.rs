@@ -21,6 +21,8 @@ const BYTES_AT_ONCE: usize = 1 << 20;
 /// The time between two passes, at least, and as a multiple of what the last one took.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 const PAUSE_TIMES: u32 = 10;
+/// The most, when passes change nothing.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// How long nobody has had more than this node before what still waits is said to be stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 /// Origins that a view names at most.
@@ -30,11 +32,11 @@ const NAMED_MAX: usize = 16;
 pub(crate) struct Salvaging {
     salvage: Salvage,
     pass: Option<PassState>,
-    /// What waited when the last pass ended, or, in the first, so far.
+    /// What waited when the last pass ended.
     left: Left,
-    /// How many waited when the first pass ended that applied none; those that were there at first.
-    total: u64,
     next_pass: Instant,
+    /// How long before it.
+    pause: Duration,
     level_since: Option<Instant>,
     is_told: bool,
 }
@@ -44,7 +46,6 @@ struct PassState {
     began: Instant,
     at: LogPosition,
     left: Left,
-    read: u64,
 }
 
 /// What was not due.
@@ -74,8 +75,8 @@ impl Salvaging {
             salvage,
             pass: Some(PassState::begin()),
             left: Left::default(),
-            total: 0,
             next_pass: Instant::now(),
+            pause: PAUSE_MIN,
             level_since: None,
             is_told: false,
         }
@@ -99,7 +100,6 @@ impl Salvaging {
             Ok((write_sets, _)) if write_sets.is_empty() => self.end_pass(),
             Ok((write_sets, next)) => {
                 pass.at = next;
-                pass.read += write_sets.len() as u64;
                 Pass::WriteSets(write_sets)
             }
         }
@@ -107,8 +107,10 @@ impl Salvaging {
 
     fn end_pass(&mut self) -> Pass {
         let Some(pass) = self.pass.take() else { return Pass::Nothing };
-        self.total = pass.read;
-        self.next_pass = Instant::now() + PAUSE_MIN.max(pass.began.elapsed() * PAUSE_TIMES);
+        // What may be due by its dependencies and yet is not taken, as of a stopped origin, is tried ever more rarely.
+        let is_vain = pass.left.write_sets == self.left.write_sets;
+        self.pause = if is_vain { (self.pause * 2).min(PAUSE_MAX) } else { PAUSE_MIN };
+        self.next_pass = Instant::now() + self.pause.max(pass.began.elapsed() * PAUSE_TIMES);
         self.left = pass.left;
         match self.left.write_sets {
             0 => Pass::Done,
@@ -130,10 +132,13 @@ impl Salvaging {
         SalvageView { write_sets: left.write_sets, first: left.dots().take(NAMED_MAX).collect() }
     }
 
-    /// Says once that what waits has nothing to wait for.
+    /// Says that what waits has nothing to wait for, once until somebody is there again who has more.
     pub(crate) fn tell_if_stuck(&mut self, has_all_that_is_known: bool, events: &mut EventLedger) {
-        if !has_all_that_is_known || self.pass.is_some() || self.is_told {
-            self.level_since = None;
+        if !has_all_that_is_known {
+            (self.level_since, self.is_told) = (None, false);
+            return;
+        }
+        if self.is_told {
             return;
         }
         let since = *self.level_since.get_or_insert_with(Instant::now);
@@ -149,13 +154,13 @@ impl Salvaging {
         if let Err(error) = self.salvage.remove() {
             warn!(%error, "the write sets that a repair had found are applied and cannot be removed; the next start does");
         }
-        events.tell(&Event::SalvageApplied { write_sets: self.total });
+        events.tell(&Event::SalvageApplied);
     }
 }
 
 impl PassState {
     fn begin() -> Self {
-        Self { began: Instant::now(), at: LogPosition::default(), left: Left::default(), read: 0 }
+        Self { began: Instant::now(), at: LogPosition::default(), left: Left::default() }
     }
 }
 

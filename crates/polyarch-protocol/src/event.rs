@@ -229,10 +229,7 @@ pub enum Event {
         epochs: u64,
     },
     /// All write sets that a repair had left waiting have their place.
-    SalvageApplied {
-        /// How many were waiting when the process began.
-        write_sets: u64,
-    },
+    SalvageApplied,
     /// Alarm: write sets that a repair left waiting follow on others which no linked member has.
     SalvageStuck {
         /// How many wait.
@@ -320,7 +317,7 @@ impl Event {
                 | Self::DigestsEqual { .. }
                 | Self::SnapshotBegun { .. }
                 | Self::SnapshotJoined { .. }
-                | Self::SalvageApplied { .. }
+                | Self::SalvageApplied
                 | Self::DiskHasRoom
                 | Self::FeedsRetried { .. }
                 | Self::ClockRight
@@ -469,9 +466,7 @@ impl fmt::Display for Event {
                     "all {write_sets} of this server's own write sets that were lost, of {epochs} epochs, are here again"
                 )
             }
-            Self::SalvageApplied { write_sets } => {
-                write!(f, "all of the {write_sets} write sets that a repair had found are applied")
-            }
+            Self::SalvageApplied => f.write_str("all write sets that a repair had left waiting are applied"),
             Self::SalvageStuck { write_sets, first } => write!(
                 f,
                 "{write_sets} write sets that a repair had found follow on others that no linked member has: {}; they \

@@ -40,7 +40,7 @@ pub use marks::MarkError;
 pub use open::{OpenError, OpenReport, StateReport};
 pub use pins::Pin;
 pub use published::StateReader;
-pub use repair::{LeftOut, Parting, RepairError, RepairReport, repair};
+pub use repair::{LeftOut, Parting, RepairError, RepairReport, repair, resume_repair};
 pub use salvage::Salvage;
 pub use snapshot::{DonorRecords, SequenceError, SnapshotError, SnapshotPhase, SnapshotProgress, SnapshotReceiver};
 #[cfg(feature = "seeded-bugs")]

@@ -24,7 +24,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use polyarch_crdt::{AppliedSet, Origin};
+use polyarch_crdt::{AppliedSet, Dot, Origin};
 use polyarch_protocol::{ChainHeads, LogPosition, WriteSet};
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +45,8 @@ const REPAIR: &str = "repair";
 const READY: &str = "ready.toml";
 /// What the name of a log begins with that was set aside.
 const LOG_SET_ASIDE: &str = "log.damaged-";
+/// And an earlier salvage.
+const SALVAGE_SET_ASIDE: &str = "salvage.damaged-";
 /// Write sets after which `goes_on` is asked again.
 const ASK_EVERY: u64 = 1_024;
 
@@ -69,9 +71,18 @@ pub struct Parting<'a> {
     pub origin: Origin,
     /// The last seq that both have in common.
     pub common: u64,
+    /// What the member has applied that holds the history which is kept.
+    pub kept: &'a AppliedSet,
     /// Takes each write set that is left out: those of the origin behind `common`, and those that build on
     /// one which is left out.
     pub left_out: &'a mut dyn LeftOut,
+}
+
+impl Parting<'_> {
+    /// Whether a state adds up to what is left out.
+    fn is_in(&self, held: &Checkpoint) -> bool {
+        held.frontier.heads.applied().seq(self.origin) > self.common
+    }
 }
 
 /// What a repair did.
@@ -117,6 +128,21 @@ pub enum RepairError {
     /// The state cannot be opened, for a reason that another one would meet too.
     #[error(transparent)]
     State(StateError),
+    /// Records that nobody else has would be lost: their write sets are no longer in the log, and the member
+    /// whose history is kept does not have them.
+    #[error(
+        "only the records of this node hold write sets of {}, and they add up to the history that is to be left out. \
+         Nothing was changed. Serve the node until a member that holds the other history has them, which `polyarch status` \
+         shows, and then try again",
+        origins.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    OnlyInState {
+        /// Of these origins.
+        origins: Vec<Origin>,
+    },
+    /// All is made, and not yet in its place.
+    #[error("the repair is not ended: {0}. The same command ends it")]
+    NotEnded(Box<RepairError>),
     /// The caller did not take what is left out.
     #[error("cannot write what is left out: {0}")]
     LeftOut(io::Error),
@@ -165,21 +191,34 @@ pub fn repair(
     mut goes_on: impl FnMut(u64) -> bool,
 ) -> Result<RepairReport, RepairError> {
     let place = Place(directory);
-    if ![LOG, STATE, REPAIR].iter().any(|part| place.path(part).exists()) {
+    if ![LOG, STATE, REPAIR, SALVAGE, CHECKPOINT, LOG_BEGINS].iter().any(|part| place.path(part).exists()) {
         return Err(RepairError::Nothing(directory.to_owned()));
     }
     let _lock = DirectoryLock::acquire(directory)?;
-    if let Some(ready) = place.ready()? {
-        let set_aside = place.finish(&ready)?;
-        return Ok(RepairReport { is_resumed: true, set_aside, ..RepairReport::default() });
+    if let Some(report) = place.resume(config)? {
+        return Ok(report);
     }
     let made = place.make(config, parting, &mut goes_on);
     let (ready, mut report) = made.inspect_err(|_| {
         // It is in nobody's way, and the next one removes it.
         let _ = remove_directory(&place.path(REPAIR));
     })?;
-    report.set_aside = place.finish(&ready)?;
+    report.set_aside = place.finish(config, &ready)?;
     Ok(report)
+}
+
+/// Ends a repair that was cut short when all was made; `None` when there is none.
+///
+/// # Errors
+/// See [`RepairError`].
+pub fn resume_repair(directory: &Path, config: &StoreConfig) -> Result<Option<RepairReport>, RepairError> {
+    match is_unfinished(directory) {
+        false => Ok(None),
+        true => {
+            let _lock = DirectoryLock::acquire(directory)?;
+            Place(directory).resume(config)
+        }
+    }
 }
 
 /// What is made before anything is changed.
@@ -203,8 +242,13 @@ impl Making<'_> {
             }
             sorting.take(bytes, self)
         };
-        let earlier = salvage(&Directory::unopened(self.place.path(SALVAGE)), &mut take)?;
+        // What waits since an earlier repair may build on what the log has, and not the other way round.
         let mut salvaged = salvage(&Directory::unopened(self.place.path(LOG)), &mut take)?;
+        let earlier = salvage(&Directory::unopened(self.place.path(SALVAGE)), &mut take)?;
+        if earlier.segments > 0 {
+            // Also an empty one takes the place of the one before.
+            sorting.writer(self)?;
+        }
         salvaged.frames += earlier.frames;
         salvaged.bytes += earlier.bytes;
         Ok(salvaged)
@@ -229,22 +273,48 @@ struct Sorting<'a, 'p> {
     parting: Option<Parting<'p>>,
     /// The first seq of each origin that was left out.
     lost: BTreeMap<Origin, u64>,
+    /// The first seq of each origin that was found.
+    found: BTreeMap<Origin, u64>,
     /// Begun with the first write set that waits.
     writer: Option<SalvageWriter>,
     left_out: u64,
 }
 
-impl Sorting<'_, '_> {
+impl<'a, 'p> Sorting<'a, 'p> {
+    fn new(applied: &'a AppliedSet, parting: Option<Parting<'p>>) -> Self {
+        let lost = parting.iter().map(|parting| (parting.origin, parting.common + 1)).collect();
+        Self { applied, parting, lost, found: BTreeMap::new(), writer: None, left_out: 0 }
+    }
+
     fn take(&mut self, bytes: &[u8], making: &Making<'_>) -> Result<(), RepairError> {
-        let is_applied = WriteSet::peek_dot(bytes).is_ok_and(|dot| self.applied.includes(dot));
-        if is_applied || self.leave_out(bytes)? {
+        let dot = WriteSet::peek_dot(bytes).ok();
+        if let Some(dot) = dot {
+            let first = self.found.entry(dot.origin).or_insert(dot.seq);
+            *first = (*first).min(dot.seq);
+        }
+        if dot.is_some_and(|dot| self.applied.includes(dot)) || self.leave_out(bytes)? {
             return Ok(());
         }
-        let writer = match &mut self.writer {
+        Ok(self.writer(making)?.push(bytes)?)
+    }
+
+    fn writer(&mut self, making: &Making<'_>) -> Result<&mut SalvageWriter, RepairError> {
+        Ok(match &mut self.writer {
             Some(writer) => writer,
             none => none.insert(SalvageWriter::begin(making.directory(SALVAGE)?, making.log.clone())?),
+        })
+    }
+
+    /// The origins of which a state has write sets that were not found, and that the member which is gone over to
+    /// does not have.
+    fn only_in(&self, state: &AppliedSet, parting: &Parting<'_>) -> Vec<Origin> {
+        let is_only_here = |dot: &Dot| {
+            // Those behind what both have in common are given up.
+            let last = if dot.origin == parting.origin { dot.seq.min(parting.common) } else { dot.seq };
+            let unfound = self.found.get(&dot.origin).map_or(last, |first| last.min(first - 1));
+            unfound > parting.kept.seq(dot.origin)
         };
-        Ok(writer.push(bytes)?)
+        state.iter().filter(is_only_here).map(|dot| dot.origin).collect()
     }
 
     /// Hands the write set over if it is to be left out; says whether it was.
@@ -299,6 +369,13 @@ impl Place<'_> {
         }
     }
 
+    /// Ends what was cut short.
+    fn resume(&self, config: &StoreConfig) -> Result<Option<RepairReport>, RepairError> {
+        let Some(ready) = self.ready()? else { return Ok(None) };
+        let set_aside = self.finish(config, &ready)?;
+        Ok(Some(RepairReport { is_resumed: true, set_aside, ..RepairReport::default() }))
+    }
+
     fn note(&self, ready: &Ready) -> Result<(), RepairError> {
         let path = self.path(REPAIR).join(READY);
         let text = toml::to_string(ready).map_err(io::Error::other);
@@ -315,7 +392,14 @@ impl Place<'_> {
     ) -> Result<(Ready, RepairReport), RepairError> {
         self.begin()?;
         let mut report = RepairReport::default();
-        let kept = match self.kept(config, parting.as_ref()) {
+        let mut only_here = None;
+        let kept = match self.kept(config) {
+            // It adds up to what is left out. What only it has must not go with that.
+            Ok(held) if parting.as_ref().is_some_and(|parting| parting.is_in(&held)) => {
+                report.state_lost = Some("it holds the history that is left out".into());
+                only_here = Some(held.frontier.heads.applied().clone());
+                None
+            }
             Ok(held) => Some(held),
             Err(error) if would_recur(&error) => return Err(RepairError::State(error)),
             Err(error) => {
@@ -325,10 +409,16 @@ impl Place<'_> {
         };
         let nothing = AppliedSet::default();
         let applied = kept.as_ref().map_or(&nothing, |held| held.frontier.heads.applied());
-        let mut sorting = Sorting { applied, parting, lost: BTreeMap::new(), writer: None, left_out: 0 };
+        let mut sorting = Sorting::new(applied, parting);
         let making = Making { place: self, log: &config.log };
         report.log = making.salvage(&mut sorting, goes_on)?;
         report.left_out = sorting.left_out;
+        if let (Some(state), Some(parting)) = (&only_here, &sorting.parting) {
+            let origins = sorting.only_in(state, parting);
+            if !origins.is_empty() {
+                return Err(RepairError::OnlyInState { origins });
+            }
+        }
         if let Some(parting) = &mut sorting.parting {
             parting.left_out.sync().map_err(RepairError::LeftOut)?;
         }
@@ -353,15 +443,14 @@ impl Place<'_> {
         self.files(".").sync_directory().map_err(io_error(self.0))
     }
 
-    /// The checkpoint of the state, if that is whole; it is then durable in a way that goes on with a log
-    /// that begins there.
-    fn kept(&self, config: &StoreConfig, parting: Option<&Parting<'_>>) -> Result<Checkpoint, StateError> {
+    /// The checkpoint of the state, if that is whole.
+    fn kept(&self, config: &StoreConfig) -> Result<Checkpoint, StateError> {
         let lost = |why: String| Err(StateError::Damaged(why));
         if !self.path(STATE).exists() {
             return lost("there is none".into());
         }
         let mut opener = StateDirectory::sled(self.0, config.sled.clone());
-        let state = Arc::new(opener.open()?);
+        let state = Arc::new(opener.open_suspect()?);
         let reading = Arc::clone(&state);
         let (held, counted) = opener.guarded(move || Ok((reading.checkpoint()?, count_digest(&*reading)?)))?;
         let Some(held) = held else { return lost("it is empty".into()) };
@@ -371,28 +460,28 @@ impl Place<'_> {
         if held.frontier.digest != counted {
             return lost("its records are not those of its checkpoint".into());
         }
-        let applied = held.frontier.heads.applied();
-        if let Some(parting) = parting.filter(|parting| applied.seq(parting.origin) > parting.common) {
-            return lost(format!("it holds the history of {} that is left out", parting.origin));
-        }
-        let held = Checkpoint { provenance: Provenance::Log, ..held };
-        let settled = held.clone();
-        opener.guarded(move || settle(&*state, &settled))?;
         Ok(held)
     }
 
     /// Puts what was made in its place. Each step may have been done before.
-    fn finish(&self, ready: &Ready) -> Result<Vec<PathBuf>, RepairError> {
+    fn finish(&self, config: &StoreConfig, ready: &Ready) -> Result<Vec<PathBuf>, RepairError> {
+        self.try_finish(config, ready).map_err(|error| RepairError::NotEnded(Box::new(error)))
+    }
+
+    fn try_finish(&self, config: &StoreConfig, ready: &Ready) -> Result<Vec<PathBuf>, RepairError> {
         let mut set_aside = Vec::new();
         let kept = ready.kept();
         if kept.is_none() && self.path(STATE).exists() {
             let mut opener = StateDirectory::<SledState>::sled(self.0, Default::default());
             set_aside.push(opener.set_aside().map_err(RepairError::State)?.into());
         }
+        if kept.is_some() {
+            self.settle(config).map_err(RepairError::State)?;
+        }
         // Without a state the next start begins a log; where it is kept, the log that was made goes on.
         let made = self.path(REPAIR).join(LOG);
         if self.path(LOG).exists() && (kept.is_none() || made.exists()) {
-            let aside = self.log_set_aside()?;
+            let aside = self.free_name(LOG_SET_ASIDE);
             self.rename(&self.path(LOG), &aside)?;
             set_aside.push(aside);
         }
@@ -401,14 +490,33 @@ impl Place<'_> {
         }
         let salvage = self.path(REPAIR).join(SALVAGE);
         if salvage.exists() {
-            // All of it is in the new one.
-            remove_directory(&self.path(SALVAGE))?;
+            if self.path(SALVAGE).exists() {
+                let aside = self.free_name(SALVAGE_SET_ASIDE);
+                self.rename(&self.path(SALVAGE), &aside)?;
+                set_aside.push(aside);
+            }
             self.rename(&salvage, &self.path(SALVAGE))?;
         }
         self.write_marks(kept)?;
         remove_directory(&self.path(REPAIR))?;
         self.sync()?;
         Ok(set_aside)
+    }
+
+    /// Makes the state that is kept one that goes on with a log which begins behind it. Its checkpoint is written
+    /// twice: a state may roll back by one flush, and there is nothing to bring it up again.
+    fn settle(&self, config: &StoreConfig) -> Result<(), StateError> {
+        let mut opener = StateDirectory::sled(self.0, config.sled.clone());
+        let state = opener.open()?;
+        opener.guarded(move || {
+            let Some(held) = state.checkpoint()? else { return Ok(()) };
+            let held = Checkpoint { provenance: Provenance::Log, ..held };
+            for _ in 0..2 {
+                state.apply_sorted(Vec::new(), &held)?;
+                state.flush()?;
+            }
+            Ok(())
+        })
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<(), RepairError> {
@@ -418,9 +526,9 @@ impl Place<'_> {
     }
 
     /// The first name that is free.
-    fn log_set_aside(&self) -> Result<PathBuf, RepairError> {
-        let mut names = (1..).map(|number: u64| self.path(&format!("{LOG_SET_ASIDE}{number}")));
-        Ok(names.find(|path| !path.exists()).expect("numbers do not end"))
+    fn free_name(&self, begins: &str) -> PathBuf {
+        let mut names = (1..).map(|number: u64| self.path(&format!("{begins}{number}")));
+        names.find(|path| !path.exists()).expect("numbers do not end")
     }
 
     fn write_marks(&self, kept: Option<LogPosition>) -> Result<(), RepairError> {
@@ -436,16 +544,6 @@ impl Place<'_> {
             }),
         }
     }
-}
-
-/// Writes a checkpoint that adds nothing, twice: a state may roll back by one flush, and behind the log that
-/// begins here there is nothing to bring it up again.
-fn settle(state: &impl StateStore, held: &Checkpoint) -> Result<(), StateError> {
-    for _ in 0..2 {
-        state.apply_sorted(Vec::new(), held)?;
-        state.flush()?;
-    }
-    Ok(())
 }
 
 fn remove_directory(path: &Path) -> Result<(), RepairError> {

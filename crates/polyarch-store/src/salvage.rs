@@ -13,7 +13,8 @@ use bytes::Bytes;
 use polyarch_protocol::{ChainHeads, LogPosition, LogReadError, LogSource};
 
 use crate::files::Directory;
-use crate::log::{Log, LogConfig, LogError, LogReader};
+use crate::log::{Log, LogConfig, LogError, LogInspection, LogReader};
+use crate::marks::{read_mark, write_mark};
 
 /// The salvage's directory within a data directory.
 pub(crate) const SALVAGE: &str = "salvage";
@@ -42,9 +43,27 @@ impl Salvage {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(LogError::Io { operation: "open", file: SALVAGE.into(), source }),
             Ok(files) => {
-                let (log, _) = Log::open(files, LogConfig::default(), None)?;
+                let mark = read_mark(&files).map_err(|error| LogError::Io {
+                    operation: "read the end of",
+                    file: SALVAGE.into(),
+                    source: io::Error::other(error.to_string()),
+                })?;
+                let (log, _) = Log::open(files, LogConfig::default(), mark)?;
                 Ok(Some(Self { path, reader: log.reader() }))
             }
+        }
+    }
+
+    /// What is wrong with that of a data directory, if there is one and anything is. Nothing is changed.
+    pub(crate) fn problem(data: &Path) -> Option<String> {
+        let files = Directory::existing(data.join(SALVAGE)).ok()?;
+        let mark = match read_mark(&files) {
+            Ok(mark) => mark,
+            Err(error) => return Some(error.to_string()),
+        };
+        match LogInspection::new(files, mark) {
+            Ok(mut inspection) => inspection.find_map(Result::err).map(|error| error.to_string()),
+            Err(error) => Some(error.to_string()),
         }
     }
 
@@ -65,6 +84,7 @@ impl Salvage {
     pub fn remove(self) -> io::Result<()> {
         let removed = self.path.with_file_name(REMOVED);
         fs::rename(&self.path, &removed)?;
+        // It is gone for good, or is there again: what it says is applied in either case.
         fs::remove_dir_all(&removed)
     }
 }
@@ -72,6 +92,7 @@ impl Salvage {
 /// A salvage that is being made.
 pub(crate) struct SalvageWriter {
     log: Log<Directory>,
+    files: Directory,
     unsynced: u64,
     pub(crate) write_sets: u64,
 }
@@ -79,7 +100,8 @@ pub(crate) struct SalvageWriter {
 impl SalvageWriter {
     /// Begins one in a directory that exists and is empty.
     pub(crate) fn begin(files: Directory, config: LogConfig) -> Result<Self, LogError> {
-        Ok(Self { log: Log::open(files, config, None)?.0, unsynced: 0, write_sets: 0 })
+        let log = Log::open(files.clone(), config, None)?.0;
+        Ok(Self { log, files, unsynced: 0, write_sets: 0 })
     }
 
     pub(crate) fn push(&mut self, write_set: &[u8]) -> Result<(), LogError> {
@@ -93,9 +115,11 @@ impl SalvageWriter {
         Ok(())
     }
 
-    /// Makes all of it durable; says how many write sets it has.
+    /// Makes all of it durable, with a note of where it ends, without which damage to its last group would be
+    /// taken for that group's never having been synced; says how many write sets it has.
     pub(crate) fn finish(mut self) -> Result<u64, LogError> {
-        self.log.sync()?;
+        let end = self.log.sync()?;
+        write_mark(&self.files, end).map_err(LogError::io("note the end of", SALVAGE))?;
         Ok(self.write_sets)
     }
 }

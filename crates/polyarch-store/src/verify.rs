@@ -30,6 +30,7 @@ use crate::marks::{CHECKPOINT, MarkError, read_log_begins, read_mark};
 use crate::overlay::Overlay;
 use crate::published::Published;
 use crate::repair;
+use crate::salvage::{SALVAGE, Salvage};
 use crate::snapshot::{INCOMING, SnapshotError, SnapshotProgress, look};
 use crate::state::{
     Checkpoint, Provenance, STATE, ScanRange, SledConfig, StateDirectory, StateOpener, StateStore, count_digest,
@@ -153,6 +154,10 @@ pub fn verify(directory: &Path, config: &VerifyConfig) -> Result<VerifyReport, V
     let scratch = Scratch::copy_of(directory, &config.scratch)?;
     let mut state = StateDirectory::sled(scratch.path(), config.sled.clone());
     let mut report = verify_parts(&files, &mut state, config.problems_max)?;
+    if let Some(what) = Salvage::problem(directory) {
+        let what = format!("{what}; `polyarch repair` takes what is whole of it");
+        report.problems.push(Problem { place: "salvage".into(), what });
+    }
     if repair::is_unfinished(directory) {
         let what = "it did not end; run `polyarch repair` again, which ends it or does it anew";
         report.problems.insert(0, Problem { place: "repair".into(), what: what.into() });
@@ -654,7 +659,7 @@ pub enum DumpError {
 }
 
 /// The parts of a data directory, of which it has one at least.
-const PARTS: [&str; 4] = ["identity.toml", LOG, STATE, CHECKPOINT];
+const PARTS: [&str; 5] = ["identity.toml", LOG, STATE, CHECKPOINT, SALVAGE];
 
 /// The files of a data directory that exists; its log need not.
 fn existing(directory: &Path) -> Result<StoreFiles<Directory>, VerifyError> {

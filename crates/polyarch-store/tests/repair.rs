@@ -7,7 +7,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use polyarch_crdt::Dot;
+use polyarch_crdt::{AppliedSet, Dot};
 use polyarch_protocol::{LogPosition, Storage, WriteSet};
 use polyarch_store::files::Directory;
 use polyarch_store::log::LogConfig;
@@ -249,7 +249,7 @@ fn a_second_repair_keeps_what_waits_since_the_first() {
     let mut node = try_open(&data.path).unwrap();
     assert_eq!(node.frontier.heads.applied(), &applied);
     assert_eq!(pour(&mut node, &data.path), left);
-    assert!(data.path.join("log.damaged-2").exists());
+    assert!(data.path.join("log.damaged-2").exists() && data.path.join("salvage.damaged-1").exists());
 }
 
 #[test]
@@ -312,7 +312,8 @@ fn one_side_of_a_fork_is_left_out_with_all_that_builds_on_it() {
     node.checkpoint();
     drop(node);
     let mut left_out = Listed::default();
-    let parting = Parting { origin: origin(0), common: 10, left_out: &mut left_out };
+    let kept = AppliedSet::new();
+    let parting = Parting { origin: origin(0), common: 10, kept: &kept, left_out: &mut left_out };
     let report = repair(&path, &config(), Some(parting), |_| true).unwrap();
     assert!(report.state_lost.is_some());
     let mut expected: Vec<Dot> = (11..=20).map(|seq| Dot::new(origin(0), seq)).collect();
@@ -326,9 +327,82 @@ fn one_side_of_a_fork_is_left_out_with_all_that_builds_on_it() {
 }
 
 #[test]
+fn a_side_is_not_given_up_while_only_its_records_have_what_is_to_be_kept() {
+    let data = Data::new();
+    let mut node = try_open(&data.path).unwrap();
+    (0..9).for_each(|number| drop(node.write(&Write { origin: 2, changes: vec![(number, Sees::Nothing, true)] })));
+    node.checkpoint();
+    drop(node);
+    // Behind this the log begins with the records.
+    data.repair();
+    let give_up = |kept: &[Dot]| {
+        let (kept, mut left_out) = (kept.iter().copied().collect(), Listed::default());
+        let parting = Parting { origin: origin(0), common: 10, kept: &kept, left_out: &mut left_out };
+        repair(&data.path, &config(), Some(parting), |_| true)
+    };
+    let has = |zero, two| [Dot::new(origin(0), zero), Dot::new(origin(2), two)];
+    for lacks in [has(10, 8), has(9, 9)] {
+        let refused = give_up(&lacks);
+        assert!(matches!(refused, Err(RepairError::OnlyInState { ref origins }) if origins.len() == 1), "{refused:?}");
+        assert_eq!(live(&try_open(&data.path).unwrap()).len(), data.live.len());
+    }
+    assert!(give_up(&has(10, 9)).unwrap().state_lost.is_some());
+}
+
+#[test]
+fn a_state_that_is_marked_as_damaged_and_is_whole_is_kept() {
+    let data = Data::new();
+    data.damage(&data.segments()[0], |bytes| bytes[2_000] ^= 1);
+    fs::write(data.path.join("state/0001/DAMAGED"), "the disk stood still").unwrap();
+    assert_eq!(data.repair().state_lost, None);
+    let mut node = try_open(&data.path).unwrap();
+    assert_eq!(pour(&mut node, &data.path), 0);
+    assert_eq!(live(&node), data.live);
+}
+
+#[test]
+fn damage_to_what_waits_is_found_and_the_rest_taken_by_another_repair() {
+    let data = Data::new();
+    fs::remove_dir_all(data.path.join("state")).unwrap();
+    assert_eq!(data.repair().waiting, WRITES);
+    let salvage = data.path.join("salvage/0000000001.log");
+    data.damage(&salvage, |bytes| bytes[3_000] ^= 1);
+    let (waiting, mut at) = (Salvage::open(&data.path).unwrap().unwrap(), LogPosition::default());
+    let is_found = loop {
+        match waiting.read(at, 1_000) {
+            Ok((write_sets, next)) if !write_sets.is_empty() => at = next,
+            ended => break ended.is_err(),
+        }
+    };
+    assert!(is_found);
+    assert!(data.verified().iter().any(|problem| problem.starts_with("salvage: ")));
+    assert_eq!(data.repair().waiting, WRITES - 1);
+    let mut node = try_open(&data.path).unwrap();
+    let left = pour(&mut node, &data.path);
+    assert_eq!(node.frontier.heads.applied().seq(origin(0)) + 1 + left, WRITES);
+}
+
+#[test]
+fn segments_of_two_logs_are_not_mixed() {
+    let data = Data::new();
+    let segments = data.segments();
+    // Of another node, with another salt.
+    let dir = tempfile::tempdir().unwrap();
+    let log = LogConfig { salt: 7, ..config().log };
+    let (mut store, frontier, _) =
+        DiskStore::open_directory(&dir.path().join("data"), &StoreConfig { log, ..config() }).unwrap();
+    store.sync().unwrap();
+    drop((store, frontier));
+    fs::copy(dir.path().join("data/log/0000000001.log"), &segments[0]).unwrap();
+    let refused = repair(&data.path, &config(), None, |_| true).unwrap_err().to_string();
+    assert!(refused.contains("more than one log") && refused.contains("0000000001.log"), "{refused}");
+}
+
+#[test]
 fn what_cannot_be_left_out_stops_the_repair() {
     let data = Data::new();
-    let parting = Parting { origin: origin(0), common: 10, left_out: &mut Refusing };
+    let kept = AppliedSet::new();
+    let parting = Parting { origin: origin(0), common: 10, kept: &kept, left_out: &mut Refusing };
     assert!(matches!(repair(&data.path, &config(), Some(parting), |_| true), Err(RepairError::LeftOut(_))));
     assert!(!data.path.join("repair").exists());
     assert_eq!(live(&try_open(&data.path).unwrap()), data.live);

@@ -8,8 +8,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use polyarch_client::{ChainHash, Client, Dot, Origin};
-use polyarch_node::{NodeConfig, repair};
-use polyarch_store::{Parting, RepairReport, chain_heads};
+use polyarch_crdt::AppliedSet;
+use polyarch_node::{NodeConfig, RepairDataError, repair, resume_repair};
+use polyarch_store::{Parting, RepairError, RepairReport, chain_heads};
 
 use super::diff::{Pair, Peer};
 use super::left_out::LeftOutFile;
@@ -57,10 +58,13 @@ pub(crate) struct Show {
 For each member that holds the side of a fork that is to be given up, when it is stopped; --node names a running
 member that holds the side to be kept. The write sets of the origin behind the place at which the two part, and
 those that build on them, are written to the file of --left-out, as JSON lines (see `polyarch repair --help`), for a
-person to look at. All else that the node has is kept: it begins without records, gets from the others what they have,
-and applies the rest of its own log. Nothing is deleted: the old log and records stay beside the new ones.
+person to look at: the first write set of an epoch builds on all that its process had seen, so whatever processes wrote
+that began when they had the other side is among them. All else that the node has is kept: it begins without records,
+gets from the others what they have, and applies the rest of its own log. Where only its records have what is to be
+kept, since its log is cut, nothing is done. Nothing is deleted: the old log and records stay beside the new ones.
 
-Afterwards serve the node, and on the members that hold the side that was kept run
+Stop all members that hold the other side before the first of them is served again, or it is fed that side by them.
+Afterwards serve the node, look with `polyarch fork show`, and on the members that hold the side that was kept run
 `polyarch quarantine retry ORIGIN`. With --json: {\"origin\", \"common\", \"left_out\", \"waiting\", \"set_aside\": [..]}
 
 Examples:
@@ -187,8 +191,11 @@ fn described(object: &ForkObject, compared: Compared) -> String {
 
 /// The last write set of an origin that a node has applied.
 async fn applied(client: &Client, origin: Origin) -> Result<u64, Failure> {
-    let status = client.status().await?;
-    Ok(status.applied.iter().find(|dot| dot.origin == origin).map_or(0, |dot| dot.seq))
+    Ok(applied_by(client).await?.seq(origin))
+}
+
+async fn applied_by(client: &Client) -> Result<AppliedSet, Failure> {
+    Ok(client.status().await?.applied.into_iter().collect())
 }
 
 fn log_is_gone(origin: Origin) -> Failure {
@@ -201,19 +208,21 @@ impl Keep {
             return Err(Failure::usage("say with --node which member holds the history that is to be kept"));
         }
         let config = NodeConfig::load(&self.config)?;
+        if resume_repair(&config)?.is_some() {
+            let mut output = Output::stdout();
+            output.line(
+                "ended what had been cut short when all was made; its --left-out file is whole. Serve the node",
+            )?;
+            return output.flush();
+        }
+        let kept = applied_by(&connection.client).await?;
         let common = self.common(&config, &connection.client).await?;
         let mut left_out = LeftOutFile::create(&self.left_out)?;
-        let parting = Parting { origin: self.origin, common, left_out: &mut left_out };
-        let repaired = repair(&config, Some(parting), |_| true);
-        let report = match repaired {
-            Ok(report) if report.is_resumed => {
-                left_out.remove();
-                return Err(Failure::refused(
-                    "an earlier repair had been cut short, and was ended; nothing else was done",
-                )
-                .hint("run the same command again"));
-            }
+        let parting = Parting { origin: self.origin, common, kept: &kept, left_out: &mut left_out };
+        let report = match repair(&config, Some(parting), |_| true) {
             Ok(report) => report,
+            // What is in the file is given up already.
+            Err(error @ RepairDataError::Repair(RepairError::NotEnded(_))) => return Err(error.into()),
             Err(error) => {
                 left_out.remove();
                 return Err(error.into());

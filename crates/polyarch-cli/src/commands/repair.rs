@@ -13,7 +13,7 @@ use tokio::task::spawn_blocking;
 
 use crate::commands::left_out::LeftOutFile;
 use crate::failure::Failure;
-use crate::json::RepairedObject;
+use crate::json::{AbandonedObject, RepairedObject};
 use crate::signals::StopSignals;
 use crate::terminal::{Output, note, shell_word};
 
@@ -36,6 +36,7 @@ What follows on write sets that are nowhere any more waits for ever, and the nod
 A repair that is interrupted is done anew, or ended, by the same command. With --json:
   {\"problems\": [{\"place\", \"what\"}], \"repaired\", \"resumed\", \"segments\", \"write_sets\", \"damaged_places\",
    \"waiting\", \"state_lost\", \"set_aside\": [..]}
+and with --abandon {\"abandoned\": COUNT}
 
 Examples:
   polyarch repair --config certs/node-1.toml && polyarch serve --config certs/node-1.toml
@@ -120,6 +121,11 @@ impl Repair {
         let mut left_out = LeftOutFile::create(file)?;
         let given = abandon_salvage(config, &mut left_out);
         match given {
+            Ok(Some(count)) if self.json => {
+                let mut output = Output::stdout();
+                output.json(&AbandonedObject { abandoned: count })?;
+                output.flush()
+            }
             Ok(Some(count)) => {
                 note(&format!("{count} write sets are in {} and wait no longer", file.display()));
                 Ok(())

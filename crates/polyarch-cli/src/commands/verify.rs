@@ -150,7 +150,7 @@ fn print(report: &VerifyReport, output: &mut Output) -> Result<(), Failure> {
     ))?;
     if report.unsynced_bytes > 0 {
         output.line(format_args!(
-            "        {} bytes behind it were never synced; the next start removes them",
+            "        {} bytes behind it were never synced, or are damaged; the next start removes them",
             report.unsynced_bytes
         ))?;
     }

@@ -98,6 +98,9 @@ impl<S: Storage> Replica<S> {
     /// it said that it has all is awaited here: if it knew, then this one knows.
     fn is_handed_over(&mut self) -> bool {
         let Some(drain) = &mut self.drain else { return false };
+        if self.salvage_waits {
+            return false;
+        }
         for (_, session) in self.sessions.iter().filter(|(_, session)| session.established.is_some()) {
             if let Some(heard) = session.heartbeat.as_ref().filter(|heard| heard.applied.includes_all(&drain.had)) {
                 drain.heirs.entry(session.server_id).or_insert_with(|| heard.applied.clone());

@@ -234,6 +234,8 @@ pub struct Replica<S> {
     /// While this member is draining: what it had when it heard of that.
     drain: Option<Drain>,
     snapshots: Snapshots,
+    /// Write sets of a repair wait beside the replica.
+    salvage_waits: bool,
     /// A base that what is applied here could not be expressed by, though it is known.
     unfit_base: Option<Dot>,
     differences: Differences,
@@ -330,6 +332,7 @@ impl<S: Storage> Replica<S> {
             told_removed: None,
             drain: None,
             snapshots: Snapshots::default(),
+            salvage_waits: false,
             unfit_base: None,
             differences: Differences::default(),
             paused: BTreeMap::new(),

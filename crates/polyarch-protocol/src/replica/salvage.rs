@@ -30,10 +30,17 @@ impl<S: Storage> Replica<S> {
         self.take_waiting(now);
     }
 
+    /// Says whether some still wait. Until none does a drained member does not hand over: nobody else may have
+    /// them.
+    pub fn set_salvage_waits(&mut self, waits: bool) {
+        self.salvage_waits = waits;
+    }
+
     /// Whether there is nobody who could bring more than this node has: some member is linked and none of
     /// those that are has more, or there is no other member.
     pub fn has_all_that_is_known(&self) -> bool {
-        let is_alone = self.catalog.present().iter().all(|server_id| *server_id == self.config.server_id);
+        // One that knows of no member, not even itself, has yet to hear from others.
+        let is_alone = self.catalog.present().iter().eq([&self.config.server_id]);
         let mut heard = self.established().filter_map(|(_, session)| session.heartbeat.as_ref()).peekable();
         let applied = self.frontier.heads.applied();
         is_alone || heard.peek().is_some() && heard.all(|heartbeat| applied.includes_all(&heartbeat.applied))

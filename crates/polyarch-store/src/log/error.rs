@@ -51,6 +51,15 @@ pub enum LogError {
         /// The first that should be.
         begins: u64,
     },
+    /// There are segments of more than one log. Nothing was changed on the disk.
+    #[error(
+        "the log's directory holds segments of more than one log: {}; move those away that are not this node's",
+        segments.iter().map(|of_one| of_one.join(", ")).collect::<Vec<_>>().join(" of one, and of another ")
+    )]
+    TwoLogs {
+        /// The files of each.
+        segments: Vec<Vec<String>>,
+    },
     /// A newer version of polyarch wrote this segment. Nothing was changed; upgrade this node.
     #[error("{file} has log format version {version}, which this version of polyarch does not know; upgrade this node")]
     Version {

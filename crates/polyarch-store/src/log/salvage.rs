@@ -36,7 +36,7 @@ pub struct LogSalvaged {
 /// not exist has none.
 ///
 /// # Errors
-/// When a file cannot be read, a segment is of a newer version, or `found` fails.
+/// When a file cannot be read, a segment is of a newer version, some are of another log, or `found` fails.
 pub(crate) fn salvage<F: Files, E: From<LogError>>(
     files: &F,
     mut found: impl FnMut(LogPosition, &[u8]) -> Result<(), E>,
@@ -44,7 +44,11 @@ pub(crate) fn salvage<F: Files, E: From<LogError>>(
     let mut salvaged = LogSalvaged::default();
     let numbers = segment_numbers(files)?;
     let headers = Headers::read(files, &numbers)?;
-    let salt = match most(headers.salts) {
+    if headers.salts.len() > 1 {
+        let segments = headers.salts.into_values().map(|numbers| numbers.iter().map(|n| segment_name(*n)).collect());
+        return Err(LogError::TwoLogs { segments: segments.collect() }.into());
+    }
+    let salt = match headers.salts.into_keys().next() {
         None => most(salts_of_frames(files, &numbers)?),
         salt => salt,
     };
@@ -78,8 +82,8 @@ pub(crate) fn salvage<F: Files, E: From<LogError>>(
 /// What the segments' whole headers say.
 #[derive(Default)]
 struct Headers {
-    /// Salts, each with the number of segments.
-    salts: BTreeMap<u32, u64>,
+    /// Salts, each with its segments: a log has one.
+    salts: BTreeMap<u32, Vec<u64>>,
     /// Offsets of the first frames, by segment.
     firsts: BTreeMap<u64, u64>,
 }
@@ -90,7 +94,7 @@ impl Headers {
         for number in numbers {
             match Window::open(files, *number)?.header()? {
                 Ok(header) if header.number == *number => {
-                    *headers.salts.entry(header.salt).or_default() += 1;
+                    headers.salts.entry(header.salt).or_default().push(*number);
                     headers.firsts.insert(*number, header.first);
                 }
                 Err(HeaderError::Version(version)) => {

@@ -75,6 +75,18 @@ impl<S: StateStore> StateDirectory<S> {
     }
 }
 
+impl<S: StateStore> StateDirectory<S> {
+    /// Opens the current state though it is marked as damaged: for who reads and counts all of it next. The
+    /// mark is gone then, for it may have been a disk that stood still.
+    pub(crate) fn open_suspect(&mut self) -> Result<S, StateError> {
+        let number = self.place.current().map_err(StateError::io("found"))?;
+        match fs::remove_file(self.place.directory(number).join(SUSPECT)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StateError::io("freed of its mark")(error)),
+            _ => self.open(),
+        }
+    }
+}
+
 impl<S: StateStore> Place<S> {
     fn state(&self) -> PathBuf {
         self.data.join(STATE)

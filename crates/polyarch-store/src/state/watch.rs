@@ -82,8 +82,9 @@ impl Watch {
             let why = format!("it did not answer within {} s", self.patience.as_secs_f32());
             tracing::error!(
                 directory = %self.dir.display(),
-                "the state did not answer within {} s: its pages are damaged, or the disk stands still. It is read no more, \
-                 and at the next start it is rebuilt; restart the node",
+                "the state did not answer within {} s: its pages are damaged, or the disk stands still. It is read no more. \
+                 Restart the node, which rebuilds it from the log; where the log does not go back so far, `polyarch repair` \
+                 counts it and keeps it if it is whole",
                 self.patience.as_secs_f32()
             );
             suspect(&self.dir, &why);

@@ -163,7 +163,7 @@ fn a_log_with_a_boundary_rebuilds_nothing_and_says_what_to_do() {
     let refused = |state: &MemoryState, disk: &SimulatedDisk| {
         let error = open(disk, state).err().expect("it does not open");
         assert!(matches!(error, OpenError::StateLostBehindSnapshot { .. }), "{error}");
-        assert!(error.to_string().contains("polyarch join"));
+        assert!(error.to_string().contains("polyarch repair"));
     };
     let mut scene = Scene::new(1);
     let joined = scene.joined().unwrap();
@@ -176,7 +176,7 @@ fn a_log_with_a_boundary_rebuilds_nothing_and_says_what_to_do() {
     disk.restart();
     refused(&MemoryState::new(), &disk);
     let report = verify_parts(&disk.clone().into(), &mut MemoryOpener::default(), 10).unwrap();
-    assert!(report.problems.iter().any(|problem| problem.what.contains("polyarch join")), "{report:#?}");
+    assert!(report.problems.iter().any(|problem| problem.what.contains("polyarch repair")), "{report:#?}");
     state.damage();
     refused(&state, &disk);
 
