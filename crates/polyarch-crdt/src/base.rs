@@ -22,8 +22,8 @@ pub struct ClosedEpoch {
 /// changes nothing about what it includes.
 ///
 /// A base adds to its parent's epochs. They lie in levels that bases share, each at least twice as
-/// long as the one above it: as many bases as there are take little more room than the last of them,
-/// and a look-up asks a handful of levels.
+/// long as the one above it: a look-up asks a handful of levels, and all bases together take the room of
+/// the last of them, times half the logarithm of their number.
 #[derive(Clone)]
 pub struct Base {
     name: Dot,

@@ -7,7 +7,7 @@
 //!
 //! What makes bases simple is causal delivery. Who published a base had applied all that it holds,
 //! so whoever has applied the base's write set has applied that too, and a set that names the write
-//! set *implies* all of the base. Nothing has to be agreed on, and nobody has to be waited for: a
+//! set *implies* all of the base. A write set that breaks this is not taken. Nothing has to be agreed on, and nobody has to be waited for: a
 //! member that was away gets the epochs, then the base, and until then is told sets that are spelled
 //! out.
 

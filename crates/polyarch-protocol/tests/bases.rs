@@ -6,11 +6,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use polyarch_crdt::{AppliedSet, Base, ClosedEpoch, Dot, Origin, SessionToken};
+use polyarch_crdt::{AppliedSet, Base, ClosedEpoch, Dot, FieldPath, Origin, SessionToken};
+use polyarch_protocol::catalog::{BaseDefinition, SystemRecord, base_key};
 use polyarch_protocol::client::Supersede;
+use polyarch_protocol::condition::{PauseCause, PausedView};
 use polyarch_protocol::peer::{BasedHeartbeat, PeerMessage, PeerVersion};
 use polyarch_protocol::{
-    BasedSet, ChainHash, ChainHead, ChainHeads, Dependencies, Input, LinkId, MemberProgress, WriteSet,
+    BasedSet, ChainHash, ChainHead, ChainHeads, Change, Dependencies, Effect, Input, KeyspaceId, LinkId,
+    MemberProgress, WriteSet,
 };
 use proptest::prelude::*;
 use support::{Cluster, Node, change, foreign, heartbeat};
@@ -428,6 +431,42 @@ fn more_of_an_epoch_of_the_base_is_fed() {
     let subscribed = node.subscription(1).expect("there is something to get").origins.clone();
     assert_eq!(subscribed.len(), 1);
     assert_eq!((subscribed[0].0, subscribed[0].1.seq), (closed.origin, closed.seq), "from where the base ends");
+}
+
+#[test]
+fn a_base_that_holds_what_its_server_had_not_applied_stops_that_epoch_and_no_other() {
+    let mut node = Node::founded(1);
+    let held = foreign(Dot::new(Origin::new(3, 1), 1), &[], "held");
+    let origin = Origin::new(2, 7);
+    let name = Dot::new(origin, 1);
+    let closed = vec![(held.dot.origin, ChainHead { seq: 1, hash: ChainHash::default().extended(&held.encode()) })];
+    let base = SystemRecord::Base(BaseDefinition { parent: None, closed });
+    let mut publishes = foreign(name, &[], "base");
+    publishes.changes = vec![Change {
+        keyspace: KeyspaceId::SYSTEM,
+        key: base_key(name),
+        field: FieldPath::opaque(),
+        supersedes: Vec::new(),
+        effect: Effect::Put(base.encode()),
+    }];
+    let other = foreign(Dot::new(Origin::new(4, 1), 1), &[], "other");
+    node.meet(1, 2);
+    node.hear_applied(1, &[name, other.dot]);
+    node.feed(1, &[publishes.clone(), other.clone()]);
+    node.feed(1, std::slice::from_ref(&other));
+    assert!(!node.applied().includes(name) && node.applied().includes(other.dot));
+    let paused = node.condition().paused;
+    assert!(
+        matches!(&paused[..], [PausedView { cause: PauseCause::Poison { dot, .. }, .. }] if *dot == name),
+        "{paused:?}"
+    );
+    // With what it holds it is one like any other.
+    feed_all(&mut node, 3, std::slice::from_ref(&held));
+    node.retry(None).expect("it is stopped");
+    node.hear_applied(1, &[name, other.dot]);
+    node.feed(1, &[publishes]);
+    assert_eq!(newest(&node).map(|base| base.name()), Some(name));
+    assert_eq!(node.replica.frontier().heads.applied().base().map(|base| base.name()), Some(name));
 }
 
 #[test]

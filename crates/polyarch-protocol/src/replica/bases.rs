@@ -1,5 +1,6 @@
 //! Closed epochs go into bases: when, by whom, and what this node does about a new one.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -10,9 +11,11 @@ use super::sessions::Session;
 use super::{LinkId, Now, Replica};
 use crate::catalog::{self, BaseDefinition, Member, MemberStatus, SystemRecord};
 use crate::chain::ChainHead;
+use crate::keyspace::KeyspaceId;
 use crate::limits::wire;
 use crate::peer::PeerVersion;
 use crate::storage::Storage;
+use crate::write_set::WriteSet;
 
 /// The most that an epoch takes in the record of a base.
 const CLOSED_EPOCH_BYTES: usize = 5 + 5 + 10 + 32;
@@ -29,8 +32,8 @@ impl<S: Storage> Replica<S> {
         let heads = self.frontier.heads.rebased(&base);
         let durable = self.durable.applied.rebased(&base);
         let (Some(heads), Some(durable)) = (heads, durable) else {
-            // Its server published what it had not applied. Nothing but room depends on bases, so
-            // this node goes on without it, and publishes none on top.
+            // It came in a snapshot: what is fed is looked at before (`unfit_base_of`). This node goes on
+            // without it, and publishes none on top.
             self.unfit_base = Some(base.name());
             return;
         };
@@ -42,6 +45,26 @@ impl<S: Storage> Replica<S> {
                 express_by(&base, applied);
             }
         }
+    }
+
+    /// Why a write set that is next must not be applied, if it publishes a base: that whoever has
+    /// applied it has applied all that it holds is what sets and tokens that name it rely on. Its server
+    /// had applied that, or it would break this rule.
+    pub(super) fn unfit_base_of(&self, write_set: &WriteSet) -> Option<String> {
+        let changes = write_set.changes.iter().filter(|change| change.keyspace == KeyspaceId::SYSTEM);
+        let records = changes.filter_map(|change| SystemRecord::decode(change.effect.value()?).ok());
+        let applied = self.frontier.heads.applied();
+        let unapplied = records.filter_map(|record| match record {
+            SystemRecord::Base(BaseDefinition { parent, closed }) => {
+                let closed = closed.into_iter().map(|(origin, head)| Dot::new(origin, head.seq));
+                closed.chain(parent).find(|dot| !applied.includes(*dot))
+            }
+            _ => None,
+        });
+        unapplied
+            .into_iter()
+            .next()
+            .map(|dot| format!("it publishes a base that holds {dot}, which its server had not applied"))
     }
 
     /// Whether what is applied here is expressed by this base.
@@ -95,9 +118,11 @@ impl<S: Storage> Replica<S> {
             return None;
         }
         let beyond = self.durable.applied.beyond_base();
+        // Once for all epochs: of a member without a link it is put together anew.
+        let known: Vec<Cow<'_, AppliedSet>> = reachable.iter().filter_map(|id| self.applied_of(*id)).collect();
         let mut closed: Vec<(Origin, ChainHead)> = beyond
             .iter()
-            .filter(|last| self.is_closed(*last, &reachable))
+            .filter(|last| self.is_closed(*last, &known))
             .map(|last| (last.origin, self.frontier.heads.head(last.origin)))
             .collect();
         if closed.len() < self.config.limits.base_epochs_min {
@@ -152,12 +177,12 @@ impl<S: Storage> Replica<S> {
     /// That its server has opened another proves only that it takes no more of its own. Somewhere
     /// there may be more of it, on a disk that nobody has seen since. Then it goes on beyond the base.
     /// So the base need not wait for members that are away.
-    fn is_closed(&self, last: Dot, reachable: &BTreeSet<u32>) -> bool {
+    fn is_closed(&self, last: Dot, known: &[Cow<'_, AppliedSet>]) -> bool {
         let is_newest = self.frontier.newest_epoch(last.origin.server_id) == Some(last.origin);
         let is_open = self.epoch.as_ref().is_some_and(|epoch| epoch.origin == last.origin);
         let is_staged = self.frontier.heads.applied().seq(last.origin) > last.seq;
-        let agrees = |id: &u32| self.applied_of(*id).is_none_or(|applied| applied.seq(last.origin) == last.seq);
-        !is_newest && !is_open && !is_staged && !self.paused.contains_key(&last.origin) && reachable.iter().all(agrees)
+        let is_agreed = || known.iter().all(|applied| applied.seq(last.origin) == last.seq);
+        !is_newest && !is_open && !is_staged && !self.paused.contains_key(&last.origin) && is_agreed()
     }
 }
 

@@ -19,7 +19,8 @@ impl<S: Storage> Replica<S> {
             // One of a newer version waits for an upgrade.
             let Ok(write_set) = WriteSet::decode(bytes) else { continue };
             let is_stopped = self.paused.contains_key(&write_set.dot.origin);
-            if is_stopped || !is_due(&write_set, self.frontier.heads.applied()) {
+            let is_next = is_due(&write_set, self.frontier.heads.applied());
+            if is_stopped || !is_next || self.unfit_base_of(&write_set).is_some() {
                 continue;
             }
             let result = self.commit_remote(&write_set, bytes, now);

@@ -444,7 +444,8 @@ impl<S: Storage> Replica<S> {
         let planned: BTreeSet<Origin> = wishes.origins.values().flatten().copied().collect();
         let base = applied.base().cloned();
         let is_over = |origin: &Origin| {
-            !planned.contains(origin) && base.as_ref().is_some_and(|base| base.epoch(*origin).is_some())
+            let is_closed = base.as_ref().is_some_and(|base| base.epoch(*origin).is_some());
+            is_closed && !planned.contains(origin) && !unfed.contains(origin)
         };
         for link in links {
             let wanted = wishes.origins.remove(&link).unwrap_or_default();
@@ -554,6 +555,9 @@ impl<S: Storage> Replica<S> {
             return true;
         }
         if session.waiting.last_seq(dot.origin).is_none() && is_due(&write_set, applied) {
+            if let Some(reason) = self.unfit_base_of(&write_set) {
+                return self.poison(dot, reason, now);
+            }
             let result = self.commit_remote(&write_set, &bytes, now);
             return self.is_stopped_by(result, bytes.len(), now);
         }
@@ -577,6 +581,10 @@ impl<S: Storage> Replica<S> {
             else {
                 return;
             };
+            if let Some(reason) = self.unfit_base_of(&due.write_set) {
+                self.poison(due.write_set.dot, reason, now);
+                continue;
+            }
             let result = self.commit_remote(&due.write_set, &due.bytes, now);
             if self.is_stopped_by(result, due.bytes.len(), now) {
                 return;
