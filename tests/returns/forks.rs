@@ -1,14 +1,13 @@
 //! One GTID with two payloads: a member that holds one side goes over to the other.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
-use polyarch_client::{Client, Dot, KeyspaceId, Origin};
-use polyarch_crdt::{FieldPath, Hlc};
-use polyarch_protocol::{Change, Dependencies, Effect, Storage, WriteSet};
-use polyarch_store::{DiskStore, StoreConfig};
+use polyarch_client::{Client, KeyspaceId};
+use polyarch_crdt::FieldPath;
+use polyarch_protocol::{Change, Effect};
 
+use super::forged::{append, newest_of};
 use super::load::{all, cluster, count, put};
 use super::{EQUAL_WITHIN, turn};
 use crate::support::{command, eventually, finish};
@@ -33,8 +32,10 @@ async fn a_member_goes_over_to_the_other_side_of_a_fork_and_keeps_what_is_not_of
     // A disk that was copied together with its process: both go on with the same GTIDs.
     let copy = cluster.directory().join("copy");
     assert!(Command::new("cp").arg("-a").args([&data, &copy]).status().unwrap().success());
-    go_on(&data, origin, keyspace, "kept", KEPT);
-    go_on(&copy, origin, keyspace, "given-up", GIVEN_UP);
+    let writes =
+        |prefix: &str, count| (0..count).map(|number| put_of(keyspace, &format!("{prefix}-{number}"))).collect();
+    append(&data, origin, writes("kept", KEPT));
+    append(&copy, origin, writes("given-up", GIVEN_UP));
     cluster.node(3).serve();
     cluster.wait_until_equal(&[1, 2, 3], EQUAL_WITHIN);
     cluster.node(3).kill();
@@ -82,37 +83,14 @@ async fn a_member_goes_over_to_the_other_side_of_a_fork_and_keeps_what_is_not_of
     cluster.verify_equal_histories();
 }
 
+/// A put of a new key.
+fn put_of(keyspace: KeyspaceId, key: &str) -> Change {
+    let (field, effect) = (FieldPath::opaque(), Effect::Put("value".into()));
+    Change { keyspace, key: key.to_owned().into(), field, supersedes: Vec::new(), effect }
+}
+
 async fn assert_counts(client: &Client, id: u32, counts: &[(&str, u64)]) {
     for (prefix, expected) in counts {
         assert_eq!(count(client, prefix).await.unwrap() as u64, *expected, "{prefix} on node {id}");
     }
-}
-
-/// The origin of a server that has most in a data directory that no process has, and how much.
-fn newest_of(data: &Path, server_id: u32) -> (Origin, u64) {
-    let (_store, frontier, _) = DiskStore::open_directory(data, &StoreConfig::default()).unwrap();
-    let own = frontier.heads.applied().iter().filter(|dot| dot.origin.server_id == server_id);
-    own.max_by_key(|dot| dot.seq).map(|dot| (dot.origin, dot.seq)).expect("it has written")
-}
-
-/// Writes as the process of that origin would.
-fn go_on(data: &Path, origin: Origin, keyspace: KeyspaceId, prefix: &str, count: u64) {
-    let (mut store, mut frontier, _) = DiskStore::open_directory(data, &StoreConfig::default()).unwrap();
-    for number in 0..count {
-        let dot = Dot::new(origin, frontier.heads.applied().seq(origin) + 1);
-        let change = Change {
-            keyspace,
-            key: format!("{prefix}-{number}").into(),
-            field: FieldPath::opaque(),
-            supersedes: Vec::new(),
-            effect: Effect::Put("value".into()),
-        };
-        let dependencies = Dependencies::Changed(Default::default());
-        let write_set =
-            WriteSet { dot, hlc: Hlc::new(frontier.hlc.millis() + 1, 0), dependencies, changes: vec![change] };
-        let bytes = write_set.encode();
-        store.append(&bytes, &frontier.heads).unwrap();
-        let _ = frontier.apply(&mut store, &write_set, &bytes).unwrap();
-    }
-    store.sync().unwrap();
 }

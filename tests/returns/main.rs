@@ -9,9 +9,11 @@ mod support;
 mod away;
 mod catch_up;
 mod damage;
+mod forged;
 mod forks;
 mod images;
 mod load;
+mod poison;
 mod repair;
 mod retention;
 

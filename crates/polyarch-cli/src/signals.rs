@@ -1,6 +1,10 @@
 //! The signals that end a command in order.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::spawn_blocking;
 
 use crate::failure::Failure;
 
@@ -60,6 +64,30 @@ impl StopSignals {
             _ = hang_up => StopSignal::HangUp,
         }
     }
+}
+
+/// Does `work` on a thread of its own until it is done or a signal says to stop: then it is told so, is waited for, and
+/// leaves an order. `what` it is, for people.
+///
+/// # Errors
+/// When signals cannot be heard, or it panicked.
+pub(crate) async fn stoppable<T: Send + 'static>(
+    what: &str,
+    work: impl FnOnce(&AtomicBool) -> T + Send + 'static,
+) -> Result<(T, Option<StopSignal>), Failure> {
+    let mut stop_signals = StopSignals::listen()?.and_hang_up()?;
+    let is_stopped = Arc::new(AtomicBool::new(false));
+    let stop = Arc::clone(&is_stopped);
+    let mut working = spawn_blocking(move || work(&stop));
+    let (ended, signal) = tokio::select! {
+        ended = &mut working => (ended, None),
+        signal = stop_signals.next() => {
+            is_stopped.store(true, Ordering::Relaxed);
+            (working.await, Some(signal))
+        }
+    };
+    let ended = ended.map_err(|error| Failure::refused(format_args!("the {what} ended: {error}")))?;
+    Ok((ended, signal))
 }
 
 fn of(kind: SignalKind) -> Result<Signal, Failure> {

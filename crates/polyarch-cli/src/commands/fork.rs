@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
 use clap::{Args, Subcommand};
 use polyarch_client::{ChainHash, Client, Dot, Origin};
@@ -15,9 +16,11 @@ use polyarch_store::{Parting, RepairError, RepairReport, chain_heads};
 use super::diff::{Pair, Peer};
 use super::left_out::LeftOutFile;
 use super::quarantine::parse_origin;
+use super::repair::nothing_changed;
 use crate::connection::{Connection, ConnectionArguments};
 use crate::failure::Failure;
 use crate::json::{ForkObject, KeptObject};
+use crate::signals::stoppable;
 use crate::terminal::{Output, shell_word};
 
 /// Show where two histories of one origin part, and go over to one of them.
@@ -217,15 +220,22 @@ impl Keep {
         }
         let kept = applied_by(&connection.client).await?;
         let common = self.common(&config, &connection.client).await?;
-        let mut left_out = LeftOutFile::create(&self.left_out)?;
-        let parting = Parting { origin: self.origin, common, kept: &kept, left_out: &mut left_out };
-        let report = match repair(&config, Some(parting), |_| true) {
-            Ok(report) => report,
+        let (mut left_out, origin) = (LeftOutFile::create(&self.left_out)?, self.origin);
+        let ((repaired, left_out), signal) = stoppable("repair", move |is_stopped| {
+            let parting = Parting { origin, common, kept: &kept, left_out: &mut left_out };
+            (repair(&config, Some(parting), |_| !is_stopped.load(Ordering::Relaxed)), left_out)
+        })
+        .await?;
+        let report = match (repaired, signal) {
+            (Ok(report), _) => report,
             // What is in the file is given up already.
-            Err(error @ RepairDataError::Repair(RepairError::NotEnded(_))) => return Err(error.into()),
-            Err(error) => {
+            (Err(error @ RepairDataError::Repair(RepairError::NotEnded(_))), _) => return Err(error.into()),
+            (Err(error), signal) => {
                 left_out.remove();
-                return Err(error.into());
+                return Err(match (error, signal) {
+                    (RepairDataError::Repair(RepairError::Stopped), Some(signal)) => nothing_changed(signal),
+                    (error, _) => error.into(),
+                });
             }
         };
         self.print(common, &report)

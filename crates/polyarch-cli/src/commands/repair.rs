@@ -1,20 +1,18 @@
 //! `polyarch repair`: a damaged data directory opens again, with all that is whole in it.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use polyarch_node::{NodeConfig, RepairDataError, abandon_salvage, repair, survey};
 use polyarch_store::{Problem, RepairError, RepairReport};
 use tokio::runtime::Builder;
-use tokio::task::spawn_blocking;
 
 use crate::commands::left_out::LeftOutFile;
 use crate::failure::Failure;
 use crate::json::{AbandonedObject, RepairedObject};
-use crate::signals::StopSignals;
+use crate::signals::{StopSignal, stoppable};
 use crate::terminal::{Output, note, shell_word};
 
 /// Rebuild the damaged data directory of a node that is not running, and keep what only it has
@@ -74,11 +72,9 @@ impl Repair {
             return self.print(&RepairedObject::unneeded(), &[]);
         }
         let problems: Vec<_> = found.into_iter().flat_map(|report| report.problems).collect();
-        let (report, runtime) = (RepairProgress::begin(), Builder::new_current_thread().enable_all().build());
+        let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::system("start", &error))?;
-        let repaired = runtime.block_on(report.repair(config));
-        report.bar.finish_and_clear();
-        let repaired = repaired?;
+        let repaired = runtime.block_on(repaired(config))?;
         self.print(&RepairedObject::of(&problems, &repaired), &self.said(&problems, &repaired))
     }
 
@@ -93,8 +89,8 @@ impl Repair {
             said.push("ended a repair that had been cut short".to_owned());
         } else {
             said.push(format!(
-                "log      {} whole write sets in {} segments, {} damaged places",
-                report.log.frames, report.log.segments, report.log.damaged_places
+                "log      segments: {}, whole write sets: {}, damaged places: {}",
+                report.log.segments, report.log.frames, report.log.damaged_places
             ));
             said.push(match &report.state_lost {
                 None => "records  kept".to_owned(),
@@ -142,41 +138,31 @@ impl Repair {
     }
 }
 
-/// Shown on stderr, and only on a terminal.
-pub(crate) struct RepairProgress {
-    bar: ProgressBar,
+/// Repairs until it is done or a signal says to stop; then it is waited for, and leaves an order.
+async fn repaired(config: NodeConfig) -> Result<RepairReport, Failure> {
+    let progress = progress_bar();
+    let shown = progress.clone();
+    let (ended, signal) = stoppable("repair", move |is_stopped| {
+        repair(&config, None, |write_sets| {
+            shown.set_position(write_sets);
+            !is_stopped.load(Ordering::Relaxed)
+        })
+    })
+    .await?;
+    progress.finish_and_clear();
+    match (ended, signal) {
+        (Err(RepairDataError::Repair(RepairError::Stopped)), Some(signal)) => Err(nothing_changed(signal)),
+        (ended, _) => Ok(ended?),
+    }
 }
 
-impl RepairProgress {
-    fn begin() -> Self {
-        let style = ProgressStyle::with_template("{spinner} {human_pos} write sets  {elapsed}");
-        Self { bar: ProgressBar::new_spinner().with_style(style.expect("the template is well formed")) }
-    }
+/// It was stopped before the first step that changes anything.
+pub(super) fn nothing_changed(signal: StopSignal) -> Failure {
+    Failure::stopped(signal, format_args!("nothing was changed: {}", signal.name()))
+}
 
-    /// Repairs until it is done or a signal says to stop; then it is waited for, and leaves an order.
-    async fn repair(&self, config: NodeConfig) -> Result<RepairReport, Failure> {
-        let mut stop_signals = StopSignals::listen()?.and_hang_up()?;
-        let is_stopped = Arc::new(AtomicBool::new(false));
-        let (stop, shown) = (Arc::clone(&is_stopped), self.bar.clone());
-        let mut repairing = spawn_blocking(move || {
-            repair(&config, None, |write_sets| {
-                shown.set_position(write_sets);
-                !stop.load(Ordering::Relaxed)
-            })
-        });
-        let (ended, signal) = tokio::select! {
-            ended = &mut repairing => (ended, None),
-            signal = stop_signals.next() => {
-                is_stopped.store(true, Ordering::Relaxed);
-                (repairing.await, Some(signal))
-            }
-        };
-        let ended = ended.map_err(|error| Failure::refused(format_args!("the repair ended: {error}")))?;
-        match (ended, signal) {
-            (Err(RepairDataError::Repair(RepairError::Stopped)), Some(signal)) => {
-                Err(Failure::stopped(signal, format_args!("nothing was changed: {}", signal.name())))
-            }
-            (ended, _) => Ok(ended?),
-        }
-    }
+/// Shown on stderr, and only on a terminal.
+fn progress_bar() -> ProgressBar {
+    let style = ProgressStyle::with_template("{spinner} {human_pos} write sets  {elapsed}");
+    ProgressBar::new_spinner().with_style(style.expect("the template is well formed"))
 }

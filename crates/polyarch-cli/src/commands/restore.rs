@@ -1,18 +1,16 @@
 //! `polyarch restore`: a backup becomes a node's data directory.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use polyarch_node::{NodeConfig, RestoreSource, Restored, restore};
 use tokio::runtime::Builder;
-use tokio::task::spawn_blocking;
 
 use crate::failure::Failure;
 use crate::json::RestoredObject;
-use crate::signals::StopSignals;
+use crate::signals::stoppable;
 use crate::terminal::{Output, shell_word};
 
 /// Make an empty data directory that of a node again, from a backup
@@ -60,24 +58,15 @@ impl Restore {
 
     /// Restores until it is done or a signal says to stop; then it is waited for, and leaves an order.
     async fn restore(&self, config: NodeConfig, progress: &ProgressBar) -> Result<Restored, Failure> {
-        let mut stop_signals = StopSignals::listen()?.and_hang_up()?;
-        let is_stopped = Arc::new(AtomicBool::new(false));
-        let (stop, shown) = (Arc::clone(&is_stopped), progress.clone());
         let source = RestoreSource { backup: self.backup.clone(), of_any_authority: self.other_ca };
-        let mut restoring = spawn_blocking(move || {
+        let shown = progress.clone();
+        let (ended, signal) = stoppable("restore", move |is_stopped| {
             restore(&config, &source, |so_far| {
                 shown.set_position(so_far.records);
-                !stop.load(Ordering::Relaxed)
+                !is_stopped.load(Ordering::Relaxed)
             })
-        });
-        let (ended, signal) = tokio::select! {
-            ended = &mut restoring => (ended, None),
-            signal = stop_signals.next() => {
-                is_stopped.store(true, Ordering::Relaxed);
-                (restoring.await, Some(signal))
-            }
-        };
-        let ended = ended.map_err(|error| Failure::refused(format_args!("the restore ended: {error}")))?;
+        })
+        .await?;
         match (ended, signal) {
             (Err(error), Some(signal)) if error.is_stopped() => {
                 Err(Failure::stopped(signal, format_args!("the restore is not complete: {}", signal.name()))
