@@ -6,7 +6,7 @@
 //! position of the log it stands at, and replay goes on from there.
 //!
 //! **Architecture Invariant:** nothing above this module names a backend. A second one in the test
-//! suite (`tests/storage_suite.rs`) keeps the trait honest.
+//! suite (`tests/it/storage_suite.rs`) keeps the trait honest.
 
 mod checkpoint;
 mod directory;
