@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use bytes::Bytes;
-use polyarch_crdt::{Dot, Origin};
+use polyarch_crdt::{Dot, Hlc, Origin};
 use polyarch_protocol::catalog::{self, KeyspaceKind, MemberStatus, SystemRecord};
 use polyarch_protocol::{ChainHash, ChainHeads, Durability, KeyspaceId, RecordKey, Topology, WriteSet};
 
@@ -32,6 +32,8 @@ pub struct History {
 pub struct NodeHistory {
     /// What its log was given, in order.
     order: Vec<Rc<Written>>,
+    /// The greatest stamp of each server in that.
+    stamps: BTreeMap<u32, Hlc>,
     /// How much of that was synced.
     synced: usize,
     /// How much of that its clients could see.
@@ -116,8 +118,7 @@ impl History {
             }
             None => {
                 let written = Rc::new(self.nodes[at].meant(&decoded, bytes, intent)?);
-                let own = self.nodes[at].order.iter().filter(|written| written.dot.origin.server_id == server_id);
-                own_stamps_rise::check(dot, written.hlc, own.map(|written| written.hlc).max())?;
+                own_stamps_rise::check(dot, written.hlc, self.nodes[at].stamps.get(&server_id).copied())?;
                 self.graves.note(&written);
                 self.writes.insert(dot, Rc::clone(&written));
                 self.nodes[at].own.push(dot);
@@ -126,6 +127,7 @@ impl History {
         };
         let node = &mut self.nodes[at];
         node.staged.apply(&written);
+        node.note_stamp(&written);
         node.order.push(Rc::clone(&written));
         Ok(written)
     }
@@ -180,6 +182,7 @@ impl History {
             node.staged.apply(written);
             node.durable.apply(written);
             node.published.apply(written);
+            node.note_stamp(written);
         }
         node.order.extend(gained.iter().cloned());
         (node.synced, node.published_len) = (node.order.len(), node.order.len());
@@ -204,8 +207,12 @@ impl History {
         let len = applied_once_and_in_order::check_prefix(server_id, order, &recovered)?;
         self.take_back(at, server_id, durability, &recovered)?;
         let node = &mut self.nodes[at];
-        node.order.truncate(len);
-        node.staged = Registers::of(&node.order);
+        if len < node.order.len() {
+            node.order.truncate(len);
+            node.staged = Registers::of(&node.order);
+            node.stamps.clear();
+            node.order.iter().for_each(|written| note_stamp(&mut node.stamps, written));
+        }
         node.published = node.staged.clone();
         node.durable = node.staged.clone();
         (node.synced, node.published_len) = (len, len);
@@ -341,6 +348,10 @@ impl NodeHistory {
         }
     }
 
+    fn note_stamp(&mut self, written: &Written) {
+        note_stamp(&mut self.stamps, written);
+    }
+
     /// Whether this is what its process wrote last.
     pub fn just_wrote(&self, dot: Dot) -> bool {
         self.own.last() == Some(&dot)
@@ -422,4 +433,9 @@ impl NodeHistory {
         names.retain(|dot| live.contains(dot) || !self.staged.seen().includes(*dot));
         names
     }
+}
+
+fn note_stamp(stamps: &mut BTreeMap<u32, Hlc>, written: &Written) {
+    let greatest = stamps.entry(written.dot.origin.server_id).or_insert(written.hlc);
+    *greatest = written.hlc.max(*greatest);
 }

@@ -16,13 +16,18 @@
 //! `HashMap` in iteration order; all chance comes from the seed.
 
 pub mod bugs;
+pub mod case;
+pub mod coverage;
 pub mod disk;
 pub mod invariants;
+pub mod ledger;
 pub mod node;
+pub mod quiet;
 pub mod registers;
 pub mod run;
 pub mod scenario;
 pub mod script;
+pub mod shrink;
 pub mod story;
 pub mod topologies;
 pub mod world;

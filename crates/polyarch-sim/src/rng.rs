@@ -20,6 +20,17 @@ impl Rng {
         Self { state }
     }
 
+    /// The stream of a part of a run: of `name`, and of which of those that have it. What other parts draw
+    /// does not change what this one does, so a part can be left out of a run and the rest stays as it was.
+    pub fn stream(seed: u64, name: &str, which: &[u64]) -> Self {
+        let mut hash = 0xcbf2_9ce4_8422_2325 ^ seed;
+        let bytes = name.bytes().chain(which.iter().flat_map(|number| number.to_le_bytes()));
+        for byte in bytes {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        Self::new(hash)
+    }
+
     /// 64 random bits.
     pub fn bits(&mut self) -> u64 {
         let [a, b, c, d] = &mut self.state;
@@ -74,11 +85,6 @@ impl Rng {
         }
         unreachable!("the weights add up to the total")
     }
-
-    /// A source of its own for a part of the run, so that the part draws the same whatever others do.
-    pub fn fork(&mut self) -> Self {
-        Self::new(self.bits())
-    }
 }
 
 #[cfg(test)]
@@ -95,6 +101,14 @@ mod tests {
         };
         assert_eq!(draw(7), draw(7));
         assert_ne!(draw(7), draw(8));
+    }
+
+    #[test]
+    fn streams_differ_by_seed_by_name_and_by_number() {
+        let streams = [(1, "fault", 1), (2, "fault", 1), (1, "act", 1), (1, "fault", 2)];
+        let drawn = streams.map(|(seed, name, which)| Rng::stream(seed, name, &[which]).bits());
+        assert_eq!(drawn[0], Rng::stream(1, "fault", &[1]).bits());
+        assert_eq!(drawn.iter().collect::<std::collections::BTreeSet<_>>().len(), streams.len());
     }
 
     #[test]

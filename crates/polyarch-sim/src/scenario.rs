@@ -90,7 +90,7 @@ impl Fault {
 }
 
 /// All kinds of faults, with how often each is drawn.
-const FAULTS: [(Fault, u64); 29] = [
+pub(crate) const FAULTS: [(Fault, u64); 29] = [
     (Fault::LoseLink, 8),
     (Fault::OneWay, 5),
     (Fault::Isolate, 8),
@@ -169,7 +169,7 @@ pub enum Act {
 }
 
 /// All acts, with how often each is drawn.
-const ACTS: [(Act, u64); 5] =
+pub(crate) const ACTS: [(Act, u64); 5] =
     [(Act::SwitchTopology, 4), (Act::SwitchTwoTopologies, 2), (Act::Drain, 3), (Act::Remove, 3), (Act::Rejoin, 6)];
 
 /// What a client does.

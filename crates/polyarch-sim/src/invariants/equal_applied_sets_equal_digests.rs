@@ -14,20 +14,22 @@ pub const NAME: &str = "equal_applied_sets_equal_digests";
 /// The digest of each applied-set that any node ever had.
 #[derive(Debug, Default)]
 pub struct Digests {
-    known: BTreeMap<Seen, (u128, u32)>,
+    /// By how many write sets it includes, and which: most are told apart by the number.
+    known: BTreeMap<u64, BTreeMap<Seen, (u128, u32)>>,
 }
 
 impl Digests {
     /// Notes that a node has this digest now. It is compared over all nodes and all times.
     pub fn check(&mut self, server_id: u32, seen: &Seen, digest: u128) -> Checked {
-        match self.known.get(seen) {
+        let known = self.known.entry(seen.iter().map(|dot| dot.seq).sum()).or_default();
+        match known.get(seen) {
             Some((known, by)) if *known != digest => Err(Violation::new(
                 NAME,
                 format!("node {server_id} has digest {digest:032x} under {seen:?}, node {by} had {known:032x}"),
             )),
             Some(_) => Ok(()),
             None => {
-                self.known.insert(seen.clone(), (digest, server_id));
+                known.insert(seen.clone(), (digest, server_id));
                 Ok(())
             }
         }

@@ -28,6 +28,7 @@ pub mod older_links_stay_as_they_were;
 pub mod own_stamps_rise;
 pub mod register_shows_unsuperseded;
 pub mod removed_is_not_heard;
+pub mod replays_exactly;
 pub mod session_never_goes_back;
 pub mod snapshots_can_be_joined;
 pub mod supersedes_what_was_shown;

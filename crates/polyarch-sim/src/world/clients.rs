@@ -97,15 +97,17 @@ impl World {
         if self.phase != Phase::Safety {
             return Ok(());
         }
-        if self.clients[client].pending.len() < self.scenario.pipeline {
-            self.client_asks(client);
-        }
-        let rng = &mut self.clients[client].rng;
-        let delay_us = match rng.chance(self.scenario.burst_permille) {
-            true => rng.below(300),
-            false => rng.between(self.scenario.think_us),
+        let delay_us = match self.rng.chance(self.scenario.burst_permille) {
+            true => self.rng.below(300),
+            false => self.between(self.scenario.think_us),
         };
         self.after(delay_us, Event::Step { client });
+        // What it does is drawn for this step, whatever it did before.
+        self.clients[client].rng = Rng::new(self.rng.bits());
+        let is_due = self.clients[client].pending.len() < self.scenario.pipeline;
+        if is_due && self.case.keeps_step(self.step_of(client)) {
+            self.client_asks(client);
+        }
         Ok(())
     }
 
@@ -147,6 +149,7 @@ impl World {
         kind: KeyspaceKind,
         intent: Option<Intent>,
     ) {
+        self.note_asked(client, &request);
         self.requests_made += 1;
         let id = self.requests_made;
         let session = &mut self.clients[client];

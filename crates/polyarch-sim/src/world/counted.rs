@@ -8,7 +8,6 @@ use super::meter::Meter;
 use super::{Event, Phase, World};
 use crate::history::{IntendedChange, Intent, Replaces};
 use crate::invariants::{Checked, Violation};
-use crate::rng::Rng;
 use crate::scenario::Scenario;
 use crate::topologies::{Cluster, Count, DELAY_US, IDLE_MS, VALUE_BYTES, WRITE_GAP_MS, WRITES};
 use crate::trace::Sink;
@@ -27,7 +26,7 @@ impl World {
     /// When an invariant does not hold, or the cluster does not come to rest.
     pub fn count(cluster: &Cluster) -> Result<Count, Violation> {
         let scenario = Scenario::counted(cluster.nodes, DELAY_US);
-        let mut world = Self::of(scenario, Rng::new(1), Sink::Nowhere);
+        let mut world = Self::of(scenario, 1, Sink::Nowhere);
         world.assemble(&cluster.topology())?;
         let links = world.links_up();
         // An epoch begins with a subscription: that is over before anything is counted.

@@ -3,7 +3,7 @@
 use polyarch_protocol::Input;
 use polyarch_store::state::Rollback;
 
-use super::{Event, Phase, World};
+use super::{Drawn, Event, Phase, World};
 use crate::invariants::Checked;
 use crate::scenario::{Fault, LogRemoval};
 
@@ -66,6 +66,11 @@ impl World {
         self.after(gap_us, Event::Fault);
         let kind = self.rng.weighted(&self.scenario.fault_kinds);
         let at = self.rng.index(self.nodes.len());
+        let nth = self.streams.faults_drawn();
+        if !self.case.keeps_fault(nth) {
+            return Ok(());
+        }
+        self.has_happened(Drawn::Fault(nth), format!("{kind:?} (node {})", self.nodes[at].server_id));
         if self.cause(kind, at)? {
             *self.report.faults.entry(kind).or_default() += 1;
         }

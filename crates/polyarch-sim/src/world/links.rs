@@ -23,11 +23,12 @@ impl World {
     /// Puts a parcel on a link.
     pub(super) fn send(&mut self, at: usize, link: u64, parcel: Parcel) {
         let Some(side) = self.end(at, link).map(|end| 1 - end.side) else { return };
-        let range = match self.rng.chance(self.scenario.slow_permille) {
+        let chance = self.streams.network(link, side);
+        let range = match chance.chance(self.scenario.slow_permille) {
             true => self.scenario.slow_delay_us,
             false => self.scenario.delay_us,
         };
-        let delay_us = self.between(range);
+        let delay_us = chance.between(range);
         if let Some(arrives_us) = self.network.send(link, side, &parcel, self.now_us, delay_us) {
             self.after(arrives_us - self.now_us, Event::Deliver { link, side, parcel });
         }
@@ -145,7 +146,7 @@ impl World {
             wanted.remove(&end.peer);
         }
         wanted.retain(|to| !process.replica.cut().contains(&(*to as u32 + 1)));
-        for to in wanted {
+        for to in in_some_order(wanted) {
             let is_reachable = !self.network.is_blocked(at, to) && !self.network.is_blocked(to, at);
             if self.dials.contains(&(at, to))
                 || !is_reachable
@@ -220,5 +221,13 @@ impl World {
             self.push_input(at, Input::LinkDown(LinkId(link)), None);
         }
         Ok(())
+    }
+}
+
+fn in_some_order(nodes: BTreeSet<usize>) -> Vec<usize> {
+    match seeded_bug("order-of-a-hash-set") {
+        // Another one each time, whatever the seed.
+        true => nodes.into_iter().collect::<std::collections::HashSet<_>>().into_iter().collect(),
+        false => nodes.into_iter().collect(),
     }
 }

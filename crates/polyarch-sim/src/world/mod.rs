@@ -6,14 +6,17 @@
 mod clients;
 mod counted;
 mod faults;
+mod happened;
 mod images;
 mod links;
 mod meter;
 mod network;
 mod nodes;
 mod operators;
+mod queue;
 mod scripted;
 mod snapshots;
+mod streams;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -25,6 +28,8 @@ use polyarch_protocol::peer::ClusterId;
 use polyarch_protocol::{KeyspaceId, RecordKey, SnapshotId};
 use polyarch_store::state::ScanRange;
 
+use crate::case::Case;
+use crate::coverage::{self, Kind, Times};
 use crate::disk::Devices;
 use crate::history::History;
 use crate::invariants::equal_applied_sets_equal_digests::{self, Digests};
@@ -39,11 +44,14 @@ use crate::rng::Rng;
 use crate::scenario::{Act, Fault, LogRemoval, Scenario};
 use crate::trace::{Sink, Trace};
 use clients::Client;
+pub use happened::{Drawn, Happening};
 use meter::Meter;
 use network::{Network, Parcel};
 use operators::Operators;
+use queue::Queue;
 pub use scripted::Replace;
 pub use snapshots::Snapshots;
+use streams::Streams;
 
 /// The cluster's id in every run.
 const CLUSTER: ClusterId = ClusterId(0x9019_a7c4);
@@ -70,6 +78,8 @@ pub struct Report {
     pub acts: BTreeMap<Act, usize>,
     /// Times that all others knew of a member's removal.
     pub removals: usize,
+    /// What kinds of things the world had, and how often they happened.
+    pub kinds: BTreeMap<Kind, Times>,
     /// The topology in the end.
     pub topology: String,
     /// Writes that clients were told are written.
@@ -133,10 +143,17 @@ impl Report {
 /// A run.
 pub struct World {
     scenario: Scenario,
+    /// What of all that the seed draws is left out.
+    case: Case,
+    /// What of it that can be left out happened.
+    happened: Vec<Happening>,
+    /// When all faults ended.
+    healed_at_us: Option<u64>,
+    /// The stream of what happens at this moment.
     rng: Rng,
+    streams: Streams,
     now_us: u64,
-    queue: BTreeMap<(u64, u64), Event>,
-    scheduled: u64,
+    queue: Queue,
     trace: Trace,
     nodes: Vec<Node>,
     network: Network,
@@ -259,15 +276,14 @@ enum Event {
 }
 
 impl World {
-    /// The world that a seed names.
-    pub fn new(seed: u64, sink: Sink) -> Self {
-        let mut rng = Rng::new(seed);
-        let scenario = Scenario::draw(&mut rng);
-        Self::of(scenario, rng, sink)
+    /// The world that a case names.
+    pub fn new(case: &Case, sink: Sink) -> Self {
+        Self { case: case.clone(), ..Self::of(case.scenario(), case.seed, sink) }
     }
 
     /// A world of a given scenario.
-    pub fn of(scenario: Scenario, mut rng: Rng, sink: Sink) -> Self {
+    pub fn of(scenario: Scenario, seed: u64, sink: Sink) -> Self {
+        let mut rng = Rng::stream(seed, "machines", &[]);
         let nodes = (0..scenario.nodes).map(|at| Node {
             server_id: at as u32 + 1,
             devices: Devices::new(rng.bits()),
@@ -282,7 +298,9 @@ impl World {
             paused_until_us: 0,
         });
         let nodes: Vec<Node> = nodes.collect();
-        let clients = (0..scenario.clients).map(|at| Client::new(at % nodes.len(), rng.fork())).collect();
+        let clients = (0..scenario.clients)
+            .map(|at| Client::new(at % nodes.len(), Rng::stream(seed, "client", &[at as u64])))
+            .collect();
         let mut secret = [0; 32];
         secret[..8].copy_from_slice(&rng.bits().to_le_bytes());
         Self {
@@ -294,9 +312,12 @@ impl World {
             clients,
             scenario,
             rng,
+            case: Case::of_seed(seed, None),
+            happened: Vec::new(),
+            healed_at_us: None,
+            streams: Streams::new(seed),
             now_us: 0,
-            queue: BTreeMap::new(),
-            scheduled: 0,
+            queue: Queue::default(),
             trace: Trace::new(sink),
             network: Network::default(),
             digests: Digests::default(),
@@ -334,7 +355,7 @@ impl World {
 
     /// Lets the next event happen.
     fn step(&mut self) -> Checked {
-        let Some(((at_us, _), event)) = self.queue.pop_first() else {
+        let Some((at_us, event)) = self.queue.pop() else {
             return Err(Violation::new(converges::NAME, "nothing is left to happen, and the run is not over"));
         };
         self.now_us = at_us;
@@ -348,7 +369,7 @@ impl World {
             );
             return Err(Violation::new(converges::NAME, what));
         }
-        self.happen(event)
+        self.in_its_stream(event)
     }
 
     /// What the run did so far.
@@ -359,6 +380,7 @@ impl World {
             acked_and_lost: self.history.acked_and_lost_count(),
             applied: (0..self.nodes.len()).map(|at| self.history.node(at).order().len()).sum(),
             virtual_ms: self.now_us / 1_000,
+            kinds: coverage::counted(&self.scenario, &self.report),
             topology: self.history.node(0).topology().to_string(),
             bases: self.nodes.iter().filter_map(|node| node.process.as_ref()).map(known_bases).max().unwrap_or(0),
             ..self.report.clone()
@@ -431,8 +453,7 @@ impl World {
 
     /// Schedules an event.
     fn after(&mut self, delay_us: u64, event: Event) {
-        self.scheduled += 1;
-        self.queue.insert((self.now_us + delay_us, self.scheduled), event);
+        self.queue.push(self.now_us + delay_us, event);
     }
 
     fn between(&mut self, range: (u64, u64)) -> u64 {
@@ -448,10 +469,9 @@ impl World {
         match self.phase {
             Phase::Founding => self.review_founding(),
             Phase::Safety => {
-                let is_enough = self.report.operations >= self.scenario.operations
-                    && self.report.fault_count() >= self.scenario.faults;
                 self.review_removal();
-                if is_enough {
+                if self.is_safety_over() {
+                    self.healed_at_us = Some(self.now_us);
                     self.heal()?;
                     let until_us = self.now_us + self.convergence_bound_ms() * 1_000;
                     self.phase = Phase::Liveness { until_us, rest_since_us: None };
@@ -464,6 +484,17 @@ impl World {
             self.after(100_000, Event::Review);
         }
         Ok(())
+    }
+
+    /// Whether enough has happened, or the time has come at which the case ends it.
+    fn is_safety_over(&self) -> bool {
+        match self.case.heals_at_us {
+            Some(heals_at_us) => self.now_us >= heals_at_us,
+            None => {
+                let report = &self.report;
+                report.operations >= self.scenario.operations && report.fault_count() >= self.scenario.faults
+            }
+        }
     }
 
     fn review_founding(&mut self) {

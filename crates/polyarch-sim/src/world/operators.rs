@@ -7,7 +7,7 @@ use polyarch_protocol::client::Refusal;
 use polyarch_protocol::{Input, KeyspaceId, RecordKey, RequestTag, Topology};
 
 use super::nodes::ADMIN;
-use super::{Event, Phase, World};
+use super::{Drawn, Event, Phase, World};
 use crate::invariants::links_are_as_planned::{self, Pair};
 use crate::invariants::removed_is_not_heard::Removed;
 use crate::invariants::{Checked, members_come_back};
@@ -70,6 +70,11 @@ impl World {
         self.after(gap_us, Event::Act);
         let act = self.rng.weighted(&self.scenario.acts);
         let (at, other) = self.two_nodes();
+        let nth = self.streams.acts_drawn();
+        if !self.case.keeps_act(nth) {
+            return;
+        }
+        self.has_happened(Drawn::Act(nth), format!("{act:?} (nodes {} and {})", at + 1, other + 1));
         let is_done = match act {
             Act::SwitchTopology => self.switch_topology(at),
             Act::SwitchTwoTopologies => self.switch_two_topologies(at, other),

@@ -9,7 +9,6 @@ use super::faults::End;
 use super::{Keyspace, Phase, World};
 use crate::history::{IntendedChange, Intent, Replaces};
 use crate::invariants::{Checked, Violation};
-use crate::rng::Rng;
 use crate::scenario::Scenario;
 use crate::trace::Sink;
 
@@ -33,7 +32,7 @@ impl World {
     /// # Errors
     /// When an invariant does not hold.
     pub fn scripted(nodes: usize, sink: Sink) -> Result<Self, Violation> {
-        let mut world = Self::of(Scenario::scripted(nodes), Rng::new(1), sink);
+        let mut world = Self::of(Scenario::scripted(nodes), 1, sink);
         world.begin();
         world.run_until(|world| world.phase == Phase::Scripted)?;
         world.pass(3_000)?;
