@@ -1,15 +1,17 @@
-//! `polyarch-sim`: tells a story, runs seeds, replays one, and shows which bugs it would see.
+//! `polyarch-sim`: tells a story, runs seeds, replays and shrinks one, and shows which bugs it would see.
 
-use std::io::{IsTerminal, Write};
-use std::num::NonZero;
+mod commands;
+
 use std::ops::Range;
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
 
 use clap::{Parser, Subcommand};
-use polyarch_sim::Sink;
+use commands::cases::{replay, shrink};
+use commands::run::{Seeds, run};
+use commands::{clear_progress, processors, show_progress};
 use polyarch_sim::bugs::{self, BUGS, Bug};
-use polyarch_sim::run::{Totals, run_seed, run_seeds};
+use polyarch_sim::run::{run_seeds, take_panics};
 use polyarch_sim::topologies::{self, Count};
 
 /// A seeded simulator of whole Polyarch clusters. Without a command it tells a short story.
@@ -23,24 +25,25 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Run seeds; the first that fails are printed with the command that replays them.
-    Run {
-        /// Which, as FIRST..END.
-        #[arg(long, value_parser = parse_range, default_value = "0..200")]
-        seeds: Range<u64>,
-        /// Threads [default: one for each processor].
-        #[arg(long)]
-        jobs: Option<usize>,
+    Run(Seeds),
+    /// Leave out of a seed that fails all that it fails without, and write what is left to a file.
+    Shrink {
+        /// The seed.
+        seed: u64,
         /// A bug to switch on (needs the feature `seeded-bugs`).
         #[arg(long, value_parser = parse_bug)]
         bug: Option<Bug>,
-        /// Failures after which to stop.
-        #[arg(long, default_value_t = 5)]
-        failures: usize,
+        /// Seconds after which what was reached is good enough.
+        #[arg(long, default_value_t = 120)]
+        seconds: u64,
+        /// The file [default: in `crates/polyarch-sim/regressions`, by what it shows].
+        #[arg(long)]
+        out: Option<PathBuf>,
     },
-    /// Run one seed again and print its trace hash, the same each time.
+    /// Run one seed or case again and print its trace hash, the same each time.
     Replay {
-        /// The seed.
-        seed: u64,
+        /// The seed, or a case's file.
+        which: String,
         /// Print all that happens.
         #[arg(long)]
         trace: bool,
@@ -85,8 +88,9 @@ fn parse_bug(name: &str) -> Result<Bug, String> {
 fn main() -> ExitCode {
     match Cli::parse().command {
         None => story(),
-        Some(Command::Run { seeds, jobs, bug, failures }) => run(seeds, jobs, bug, failures),
-        Some(Command::Replay { seed, trace, bug }) => replay(seed, trace, bug),
+        Some(Command::Run(seeds)) => run(&seeds),
+        Some(Command::Shrink { seed, bug, seconds, out }) => shrink(seed, bug, seconds, out),
+        Some(Command::Replay { which, trace, bug }) => replay(&which, trace, bug),
         Some(Command::Topologies { nodes, json }) => count_topologies(&nodes, json),
         Some(Command::Bugs { seeds, jobs }) => catch_bugs(seeds, jobs),
     }
@@ -100,77 +104,6 @@ fn story() -> ExitCode {
         }
         Err(violation) => {
             eprintln!("the story breaks {violation}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run(seeds: Range<u64>, jobs: Option<usize>, bug: Option<Bug>, failures: usize) -> ExitCode {
-    let begun = Instant::now();
-    let count = seeds.end.saturating_sub(seeds.start);
-    let totals = run_seeds(seeds, jobs.unwrap_or_else(processors), bug, failures, &|done| show_progress(done, count));
-    clear_progress();
-    print_totals(&totals, begun.elapsed().as_secs_f64());
-    for failure in &totals.failures {
-        println!("\n{failure}");
-    }
-    match totals.failures.is_empty() {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
-    }
-}
-
-fn print_totals(totals: &Totals, seconds: f64) {
-    let seeds = totals.passed + totals.failures.len() as u64;
-    println!(
-        "{} of {seeds} seeds passed in {seconds:.1} s ({:.1} seeds/s): {} operations answered, {} writes acked ({} lost by interval nodes), {} faults, {} late joins, {} node starts, {:.1} h of virtual time",
-        totals.passed,
-        seeds as f64 / seconds.max(0.001),
-        totals.operations,
-        totals.acked,
-        totals.acked_and_lost,
-        totals.faults,
-        totals.late_joins,
-        totals.starts,
-        totals.virtual_ms as f64 / 3_600_000.0
-    );
-    let topologies: Vec<String> = totals.topologies.iter().map(|(word, seeds)| format!("{seeds} {word}")).collect();
-    let acts: u64 = totals.acts.values().sum();
-    println!(
-        "topologies in the end: {}; {acts} acts of operators, {} removals known to all",
-        topologies.join(", "),
-        totals.removals
-    );
-    println!(
-        "{} log segments removed, {} of them by nodes without a link to some member",
-        totals.segments_removed, totals.segments_removed_from_afar
-    );
-    println!("{} bases of closed epochs, in {} of the seeds", totals.bases, totals.seeds_with_bases);
-    let snapshots = totals.snapshots;
-    println!(
-        "{} log segments cut; {} snapshots begun, {} resumed, {} failed, {} joined, {} crashes within",
-        totals.segments_cut,
-        snapshots.begun,
-        snapshots.resumed,
-        snapshots.failed,
-        snapshots.joined,
-        snapshots.crashes_within
-    );
-    if let (Some(operations), Some(faults)) = (totals.operations_min, totals.faults_min) {
-        println!("each seed: at least {operations} operations and {faults} faults");
-    }
-}
-
-fn replay(seed: u64, trace: bool, bug: Option<Bug>) -> ExitCode {
-    let sink = if trace { Sink::Stdout } else { Sink::Nowhere };
-    match run_seed(seed, bug, sink) {
-        Ok(report) => {
-            println!("{report:#?}");
-            println!("seed {seed} passes, trace hash {:016x}", report.trace_hash);
-            ExitCode::SUCCESS
-        }
-        Err(failure) => {
-            println!("{failure}\n  trace hash {:016x}", failure.trace_hash);
             ExitCode::FAILURE
         }
     }
@@ -204,12 +137,13 @@ fn catch_bugs(seeds: u64, jobs: Option<usize>) -> ExitCode {
         return ExitCode::from(2);
     }
     // A panic is one way to be caught; its message is in the table.
-    std::panic::set_hook(Box::new(|_| {}));
+    take_panics();
     println!("{:<32} {:<36} after seeds", "bug", "caught by");
     let mut missed = 0;
     for bug in BUGS {
-        let totals =
-            run_seeds(0..seeds, jobs.unwrap_or_else(processors), Some(bug), 1, &|done| show_progress(done, seeds));
+        let totals = run_seeds(0..seeds, jobs.unwrap_or_else(processors), Some(bug), 1, &|done| {
+            show_progress(done, &|| format!("{done} of {seeds} seeds"))
+        });
         clear_progress();
         match totals.failures.first() {
             Some(failure) => println!("{:<32} {:<36} {}", bug.name, failure.violation.invariant, totals.passed + 1),
@@ -222,23 +156,5 @@ fn catch_bugs(seeds: u64, jobs: Option<usize>) -> ExitCode {
     match missed {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
-    }
-}
-
-fn processors() -> usize {
-    std::thread::available_parallelism().map_or(1, NonZero::get)
-}
-
-fn show_progress(done: u64, count: u64) {
-    if done.is_multiple_of(10) && std::io::stderr().is_terminal() {
-        let mut stderr = std::io::stderr();
-        let _ = write!(stderr, "\r{done} of {count} seeds");
-        let _ = stderr.flush();
-    }
-}
-
-fn clear_progress() {
-    if std::io::stderr().is_terminal() {
-        eprint!("\r{:40}\r", "");
     }
 }
