@@ -85,6 +85,11 @@ impl Rng {
         }
         unreachable!("the weights add up to the total")
     }
+
+    /// A source of its own for a part of the run, so that the part draws the same whatever others do.
+    pub fn fork(&mut self) -> Self {
+        Self::new(self.bits())
+    }
 }
 
 #[cfg(test)]

@@ -103,7 +103,7 @@ impl World {
         };
         self.after(delay_us, Event::Step { client });
         // What it does is drawn for this step, whatever it did before.
-        self.clients[client].rng = Rng::new(self.rng.bits());
+        self.clients[client].rng = self.rng.fork();
         let is_due = self.clients[client].pending.len() < self.scenario.pipeline;
         if is_due && self.case.keeps_step(self.step_of(client)) {
             self.client_asks(client);

@@ -11,6 +11,7 @@ use super::{Drawn, Event, Phase, World};
 use crate::invariants::links_are_as_planned::{self, Pair};
 use crate::invariants::removed_is_not_heard::Removed;
 use crate::invariants::{Checked, members_come_back};
+use crate::node::Process;
 use crate::registers::Seen;
 use crate::scenario::{Act, SHAPES, Shape};
 
@@ -220,8 +221,10 @@ impl World {
         let Some(at) = self.operators.away.filter(|_| self.operators.is_removed) else { return };
         let server_id = at as u32 + 1;
         let knows = |other: usize| {
-            let is_at_rest = self.nodes[other].process.as_ref().is_some_and(|p| p.is_at_rest() && !p.has_failed);
-            is_at_rest && self.history.node(other).member_status(server_id) == Some(MemberStatus::Removed)
+            // A snapshot that came whole was heard, though its write sets are not applied yet.
+            let is_at_rest = |p: &Process| p.is_at_rest() && !p.has_failed && !p.snapshots.is_joining();
+            self.nodes[other].process.as_ref().is_some_and(is_at_rest)
+                && self.history.node(other).member_status(server_id) == Some(MemberStatus::Removed)
         };
         let others: Vec<usize> = (0..self.nodes.len()).filter(|other| *other != at).collect();
         // One may know of a removal before this one, and not yet of the return in between.

@@ -81,9 +81,14 @@ impl Snapshots {
         matches!(self.joining, Joining::Done(_))
     }
 
+    /// Whether a snapshot that has come whole is not yet adopted.
+    pub(super) fn is_joining(&self) -> bool {
+        !matches!(self.joining, Joining::No)
+    }
+
     /// Whether a snapshot is on its way in, out, or being joined.
     pub(super) fn is_in_use(&self) -> bool {
-        self.fetching.is_some() || !self.walks.is_empty() || !matches!(self.joining, Joining::No)
+        self.fetching.is_some() || !self.walks.is_empty() || self.is_joining()
     }
 }
 
