@@ -142,7 +142,7 @@ fn catch_bugs(seeds: u64, jobs: Option<usize>) -> ExitCode {
     let mut missed = 0;
     for bug in BUGS {
         let totals = run_seeds(0..seeds, jobs.unwrap_or_else(processors), Some(bug), 1, &|done| {
-            show_progress(done, &|| format!("{done} of {seeds} seeds"))
+            show_progress(done, &|| format!("{done} of {seeds} seeds"));
         });
         clear_progress();
         match totals.failures.first() {

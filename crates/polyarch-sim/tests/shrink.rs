@@ -21,8 +21,8 @@ fn shrunken(name: &str) -> Shrunken {
 }
 
 #[test]
-fn a_bug_of_one_write_set_is_shown_by_few_faults_and_operations() {
-    for name in ["drop-by-origin", "epoch-reused", "no-absorb"] {
+fn few_faults_and_steps_are_left_of_a_run_that_fails() {
+    for name in ["drop-by-origin", "amnesia-unnoticed", "drained-takes-writes"] {
         let Shrunken { case, run, violation, before, after, .. } = shrunken(name);
         assert!(after.faults <= 5 && after.steps <= 20, "{name}: {before:?} became {after:?}");
         let again = run_case(&case, bugs::find(name), Sink::Nowhere);
