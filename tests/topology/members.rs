@@ -59,6 +59,36 @@ async fn until_known_as(watch: &Watch, status: MemberStatus) {
     watch.until(&format!("member 3 to be {}", status.as_str()), SHAPED_WITHIN, is_known).await;
 }
 
+/// Two nodes have joined and not yet heard of the cluster, and meet each other while its only member is down.
+/// That one knows nobody to dial.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_meet_each_other_before_any_member_still_find_the_cluster() {
+    let _turn = turn().await;
+    let mut cluster = Cluster::prepare(3);
+    let config = cluster.node(1).config();
+    let text = fs::read_to_string(&config).expect("the configuration can be read");
+    let peers = text.lines().find(|line| line.starts_with("peers = ")).expect("it names peers");
+    fs::write(&config, text.replace(peers, "peers = []")).expect("it can be written");
+    cluster.node(1).found();
+    cluster.node(1).serve();
+    for id in [2, 3] {
+        cluster.node(id).found();
+    }
+    cluster.node(1).stop();
+    for id in [2, 3] {
+        cluster.node(id).serve();
+    }
+    for (id, peer) in [(2, 3), (3, 2)] {
+        let log = cluster.node(id).log();
+        eventually(&format!("node {id} to meet node {peer}"), SHAPED_WITHIN, || {
+            fs::read_to_string(&log).ok()?.contains(&format!("link to member {peer} is up")).then_some(())
+        });
+    }
+    cluster.node(1).serve();
+    cluster.wait_until_linked(SHAPED_WITHIN);
+    cluster.stop();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_living_processes_of_one_member_take_no_writes_until_one_is_gone() {
     let _turn = turn().await;

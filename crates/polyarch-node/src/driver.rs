@@ -472,7 +472,7 @@ impl Driver {
     fn signal_targets(&mut self) {
         let dial: Vec<_> = self.replica.members_to_dial().cloned().collect();
         let cut = self.replica.cut().clone();
-        let targets = Targets { dial, cut };
+        let targets = Targets { dial, cut, knows_members: self.replica.knows_other_members() };
         self.targets.send_if_modified(|known| {
             let changed = *known != targets;
             *known = targets;

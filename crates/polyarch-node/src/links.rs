@@ -94,12 +94,14 @@ pub(crate) struct Targets {
     pub(crate) dial: Vec<Member>,
     /// Members whose link an operator took down.
     pub(crate) cut: BTreeSet<u32>,
+    /// Whether another member is known. If not, whoever is linked may know as little.
+    pub(crate) knows_members: bool,
 }
 
 /// How dials are spaced.
 #[derive(Debug, Clone)]
 pub(crate) struct DialConfig {
-    /// Addresses from the configuration, for when no member is linked.
+    /// Addresses from the configuration, for when nobody is linked, or nobody who knows the cluster.
     pub(crate) seeds: Vec<String>,
     pub(crate) backoff_min: Duration,
     pub(crate) backoff_max: Duration,
@@ -144,7 +146,8 @@ impl Links {
         Self { endpoint, server_id, driver, log, targets, config, donor, next_link, linked, changed }
     }
 
-    /// Keeps dialling whom the replica names, and the configured addresses while there is no link.
+    /// Keeps dialling whom the replica names, and the configured addresses while there is no link or no member
+    /// is known.
     pub(crate) async fn dial(self: Arc<Self>) {
         let mut tasks = JoinSet::new();
         tasks.spawn(self.clone().dial_seeds());
@@ -188,7 +191,7 @@ impl Links {
                 continue;
             }
             match self.connect(&addresses, Expect::Node(server_id)).await {
-                Some(connection) => backoff.after_link(self.run_dialed(connection, server_id).await),
+                Some(connection) => backoff.after_link(self.clone().run_dialed(connection, server_id).await),
                 None => backoff.grow(),
             }
             backoff.wait().await;
@@ -200,26 +203,48 @@ impl Links {
             return;
         }
         let mut backoff = Backoff::new(&self.config);
+        let mut running = JoinSet::new();
         loop {
-            self.until(BTreeMap::is_empty).await;
+            self.until_seeds_are_wanted().await;
             match self.connect_seed().await {
-                Some((connection, id)) => backoff.after_link(self.run_dialed(connection, id).await),
+                // Whoever it is may know no more than this node does: its end is not waited for.
+                Some((connection, id)) => _ = running.spawn(self.clone().run_dialed(connection, id)),
                 None => backoff.grow(),
+            }
+            while let Some(ended) = running.try_join_next() {
+                backoff.after_link(ended.unwrap_or_default());
             }
             backoff.wait().await;
         }
     }
 
+    /// Waits until nobody is linked, or nobody is known to be a member.
+    async fn until_seeds_are_wanted(&self) {
+        let (mut changed, mut targets) = (self.changed.subscribe(), self.targets.clone());
+        while targets.borrow_and_update().knows_members && !self.linked.lock().is_empty() {
+            let is_over = tokio::select! {
+                changed = changed.changed() => changed.is_err(),
+                changed = targets.changed() => changed.is_err(),
+            };
+            if is_over {
+                return;
+            }
+        }
+    }
+
     /// Dials the configured addresses until one is that of a member who is wanted: neither this
-    /// node, which may be among them, nor one whose link is cut.
+    /// node, which may be among them, nor one that is linked or whose link is cut.
     async fn connect_seed(&self) -> Option<(Connection, u32)> {
         let dial = |seed: &String| {
             let (endpoint, targets, seed) = (self.endpoint.clone(), self.targets.clone(), seed.clone());
             let server_id = self.server_id;
+            let linked: BTreeSet<u32> = self.linked.lock().keys().copied().collect();
             async move {
                 let connection = connect(endpoint, &seed, Expect::AnyNode).await?;
+                let is_wanted =
+                    |id: u32| id != server_id && !linked.contains(&id) && !targets.borrow().cut.contains(&id);
                 match connection.identity().server_id() {
-                    Some(id) if id != server_id && !targets.borrow().cut.contains(&id) => Ok((connection, id)),
+                    Some(id) if is_wanted(id) => Ok((connection, id)),
                     _ => {
                         connection.close(CloseCode::NONE, "not needed");
                         Err(())
@@ -240,13 +265,13 @@ impl Links {
 
     /// Runs a link that was dialled, unless the member has dialled meanwhile: to change from a link that is
     /// in use to a new one loses what is on its way. Where both have just come up, both ends choose alike.
-    async fn run_dialed(self: &Arc<Self>, connection: Connection, server_id: u32) -> Duration {
+    async fn run_dialed(self: Arc<Self>, connection: Connection, server_id: u32) -> Duration {
         let is_in_use = |linked: &Linked| linked.since.elapsed() > MEET_HALF_WAY_MAX;
         if self.linked.lock().get(&server_id).is_some_and(is_in_use) {
             connection.close(CloseCode::NONE, "the member is linked already");
             return Duration::ZERO;
         }
-        self.clone().run(connection, server_id, true).await
+        self.run(connection, server_id, true).await
     }
 
     /// Runs a link until it is lost; says how long it lived.

@@ -482,6 +482,12 @@ impl<S: Storage> Replica<S> {
         self.dial.iter().filter_map(|server_id| self.catalog.member(*server_id))
     }
 
+    /// Whether another member is known. Until then the configured addresses are dialled also beside links that
+    /// are up: nodes that join at the same time may have met each other and none who is a member.
+    pub fn knows_other_members(&self) -> bool {
+        self.catalog.present().into_iter().any(|server_id| server_id != self.config.server_id)
+    }
+
     /// The members whose link an operator took down.
     pub fn cut(&self) -> &BTreeSet<u32> {
         &self.cut
