@@ -40,8 +40,11 @@ pub use marks::MarkError;
 pub use open::{OpenError, OpenReport, StateReport};
 pub use pins::Pin;
 pub use published::StateReader;
-pub use repair::{LeftOut, Parting, RepairError, RepairReport, repair, resume_repair};
-pub use salvage::Salvage;
+pub use repair::{
+    LeftOut, Parting, RepairError, RepairPart, RepairParts, RepairReport, Repaired, make_repair, repair, resume_repair,
+    settle, whole_checkpoint, write_marks,
+};
+pub use salvage::{Salvage, SalvageReader};
 pub use snapshot::{DonorRecords, SequenceError, SnapshotError, SnapshotPhase, SnapshotProgress, SnapshotReceiver};
 #[cfg(feature = "seeded-bugs")]
 pub use store::SeededBugs;

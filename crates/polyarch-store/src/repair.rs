@@ -18,26 +18,24 @@
 //! there on can be done again: before that a repair that was cut short has changed nothing, and behind it the
 //! directory does not open until the next repair has ended it.
 
-use std::collections::BTreeMap;
+mod making;
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use polyarch_crdt::{AppliedSet, Dot, Origin};
-use polyarch_protocol::{ChainHeads, LogPosition, WriteSet};
+use polyarch_crdt::{AppliedSet, Origin};
+use polyarch_protocol::{LogPosition, WriteSet};
 use serde::{Deserialize, Serialize};
 
 use crate::files::{Directory, Files, private_directory};
 use crate::lock::{DirectoryLock, LockError};
-use crate::log::{Log, LogConfig, LogError, LogSalvaged, salvage};
-use crate::marks::{CHECKPOINT, LOG_BEGINS, write_log_begins, write_mark};
-use crate::open::would_recur;
-use crate::salvage::{SALVAGE, SalvageWriter};
-use crate::state::{
-    Checkpoint, Provenance, STATE, SledState, StateDirectory, StateError, StateOpener, StateStore, count_digest,
-};
+use crate::log::{LogError, LogSalvaged};
+use crate::marks::{CHECKPOINT, LOG_BEGINS};
+use crate::salvage::SALVAGE;
+use crate::state::{Checkpoint, STATE, SledState, StateDirectory, StateError, StateOpener};
 use crate::store::{LOG, StoreConfig};
+pub use making::{RepairPart, RepairParts, Repaired, make_repair, settle, whole_checkpoint, write_marks};
 
 /// Where what is new is made.
 const REPAIR: &str = "repair";
@@ -47,8 +45,6 @@ const READY: &str = "ready.toml";
 const LOG_SET_ASIDE: &str = "log.damaged-";
 /// And an earlier salvage.
 const SALVAGE_SET_ASIDE: &str = "salvage.damaged-";
-/// Write sets after which `goes_on` is asked again.
-const ASK_EVERY: u64 = 1_024;
 
 /// Takes write sets that a node goes on without.
 pub trait LeftOut {
@@ -221,122 +217,6 @@ pub fn resume_repair(directory: &Path, config: &StoreConfig) -> Result<Option<Re
     }
 }
 
-/// What is made before anything is changed.
-struct Making<'a> {
-    place: &'a Place<'a>,
-    log: &'a LogConfig,
-}
-
-impl Making<'_> {
-    /// Takes the whole frames of the log, and of an earlier salvage, whose damage is not counted.
-    fn salvage(
-        &self,
-        sorting: &mut Sorting<'_, '_>,
-        goes_on: &mut dyn FnMut(u64) -> bool,
-    ) -> Result<LogSalvaged, RepairError> {
-        let mut frames = 0;
-        let mut take = |_: LogPosition, bytes: &[u8]| {
-            frames += 1;
-            if frames % ASK_EVERY == 0 && !goes_on(frames) {
-                return Err(RepairError::Stopped);
-            }
-            sorting.take(bytes, self)
-        };
-        // What waits since an earlier repair may build on what the log has, and not the other way round.
-        let mut salvaged = salvage(&Directory::unopened(self.place.path(LOG)), &mut take)?;
-        let earlier = salvage(&Directory::unopened(self.place.path(SALVAGE)), &mut take)?;
-        if earlier.segments > 0 {
-            // Also an empty one takes the place of the one before.
-            sorting.writer(self)?;
-        }
-        salvaged.frames += earlier.frames;
-        salvaged.bytes += earlier.bytes;
-        Ok(salvaged)
-    }
-
-    fn directory(&self, name: &str) -> Result<Directory, RepairError> {
-        let path = self.place.path(REPAIR).join(name);
-        Directory::open(&path).map_err(io_error(&path))
-    }
-
-    /// A log that goes on behind the state.
-    fn log_behind(&self, previous: LogPosition, heads: &ChainHeads) -> Result<(), RepairError> {
-        Log::begin_behind(self.directory(LOG)?, self.log.clone(), previous, heads)?;
-        Ok(())
-    }
-}
-
-/// What becomes of each write set.
-struct Sorting<'a, 'p> {
-    /// What the records have.
-    applied: &'a AppliedSet,
-    parting: Option<Parting<'p>>,
-    /// The first seq of each origin that was left out.
-    lost: BTreeMap<Origin, u64>,
-    /// The first seq of each origin that was found.
-    found: BTreeMap<Origin, u64>,
-    /// Begun with the first write set that waits.
-    writer: Option<SalvageWriter>,
-    left_out: u64,
-}
-
-impl<'a, 'p> Sorting<'a, 'p> {
-    fn new(applied: &'a AppliedSet, parting: Option<Parting<'p>>) -> Self {
-        let lost = parting.iter().map(|parting| (parting.origin, parting.common + 1)).collect();
-        Self { applied, parting, lost, found: BTreeMap::new(), writer: None, left_out: 0 }
-    }
-
-    fn take(&mut self, bytes: &[u8], making: &Making<'_>) -> Result<(), RepairError> {
-        let dot = WriteSet::peek_dot(bytes).ok();
-        if let Some(dot) = dot {
-            let first = self.found.entry(dot.origin).or_insert(dot.seq);
-            *first = (*first).min(dot.seq);
-        }
-        if dot.is_some_and(|dot| self.applied.includes(dot)) || self.leave_out(bytes)? {
-            return Ok(());
-        }
-        Ok(self.writer(making)?.push(bytes)?)
-    }
-
-    fn writer(&mut self, making: &Making<'_>) -> Result<&mut SalvageWriter, RepairError> {
-        Ok(match &mut self.writer {
-            Some(writer) => writer,
-            none => none.insert(SalvageWriter::begin(making.directory(SALVAGE)?, making.log.clone())?),
-        })
-    }
-
-    /// The origins of which a state has write sets that were not found, and that the member which is gone over to
-    /// does not have.
-    fn only_in(&self, state: &AppliedSet, parting: &Parting<'_>) -> Vec<Origin> {
-        let is_only_here = |dot: &Dot| {
-            // Those behind what both have in common are given up.
-            let last = if dot.origin == parting.origin { dot.seq.min(parting.common) } else { dot.seq };
-            let unfound = self.found.get(&dot.origin).map_or(last, |first| last.min(first - 1));
-            unfound > parting.kept.seq(dot.origin)
-        };
-        state.iter().filter(is_only_here).map(|dot| dot.origin).collect()
-    }
-
-    /// Hands the write set over if it is to be left out; says whether it was.
-    fn leave_out(&mut self, bytes: &[u8]) -> Result<bool, RepairError> {
-        let Some(parting) = &mut self.parting else { return Ok(false) };
-        let Ok(write_set) = WriteSet::decode(bytes) else { return Ok(false) };
-        let dot = write_set.dot;
-        let is_lost = |origin: Origin, seq: u64| self.lost.get(&origin).is_some_and(|first| seq >= *first);
-        let is_parted = dot.origin == parting.origin && dot.seq > parting.common;
-        let depends = write_set.dependencies.applied().iter();
-        let supersedes = write_set.changes.iter().flat_map(|change| &change.supersedes).copied();
-        if !is_parted && !depends.chain(supersedes).chain([dot]).any(|dot| is_lost(dot.origin, dot.seq)) {
-            return Ok(false);
-        }
-        let first = self.lost.entry(dot.origin).or_insert(dot.seq);
-        *first = (*first).min(dot.seq);
-        parting.left_out.take(&write_set).map_err(RepairError::LeftOut)?;
-        self.left_out += 1;
-        Ok(true)
-    }
-}
-
 fn io_error(path: &Path) -> impl FnOnce(io::Error) -> RepairError {
     let path = path.to_owned();
     move |source| RepairError::Io { path, source }
@@ -344,6 +224,19 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> RepairError {
 
 /// A data directory.
 struct Place<'a>(&'a Path);
+
+impl RepairParts for Place<'_> {
+    type Files = Directory;
+
+    fn damaged(&self, part: RepairPart) -> Directory {
+        Directory::unopened(self.path(part.name()))
+    }
+
+    fn make(&self, part: RepairPart) -> Result<Directory, RepairError> {
+        let path = self.path(REPAIR).join(part.name());
+        Directory::open(&path).map_err(io_error(&path))
+    }
+}
 
 impl Place<'_> {
     fn path(&self, name: &str) -> PathBuf {
@@ -391,42 +284,8 @@ impl Place<'_> {
         goes_on: &mut dyn FnMut(u64) -> bool,
     ) -> Result<(Ready, RepairReport), RepairError> {
         self.begin()?;
-        let mut report = RepairReport::default();
-        let mut only_here = None;
-        let kept = match self.kept(config) {
-            // It adds up to what is left out. What only it has must not go with that.
-            Ok(held) if parting.as_ref().is_some_and(|parting| parting.is_in(&held)) => {
-                report.state_lost = Some("it holds the history that is left out".into());
-                only_here = Some(held.frontier.heads.applied().clone());
-                None
-            }
-            Ok(held) => Some(held),
-            Err(error) if would_recur(&error) => return Err(RepairError::State(error)),
-            Err(error) => {
-                report.state_lost = Some(error.to_string());
-                None
-            }
-        };
-        let nothing = AppliedSet::default();
-        let applied = kept.as_ref().map_or(&nothing, |held| held.frontier.heads.applied());
-        let mut sorting = Sorting::new(applied, parting);
-        let making = Making { place: self, log: &config.log };
-        report.log = making.salvage(&mut sorting, goes_on)?;
-        report.left_out = sorting.left_out;
-        if let (Some(state), Some(parting)) = (&only_here, &sorting.parting) {
-            let origins = sorting.only_in(state, parting);
-            if !origins.is_empty() {
-                return Err(RepairError::OnlyInState { origins });
-            }
-        }
-        if let Some(parting) = &mut sorting.parting {
-            parting.left_out.sync().map_err(RepairError::LeftOut)?;
-        }
-        report.waiting = sorting.writer.map_or(Ok(0), SalvageWriter::finish)?;
-        if let Some(held) = &kept {
-            making.log_behind(held.position, &held.frontier.heads)?;
-        }
-        let ready = Ready::new(kept.map(|held| held.position));
+        let Repaired { kept, report } = make_repair(self, self.kept(config), &config.log, parting, goes_on)?;
+        let ready = Ready::new(kept);
         self.note(&ready)?;
         Ok((ready, report))
     }
@@ -450,17 +309,8 @@ impl Place<'_> {
             return lost("there is none".into());
         }
         let mut opener = StateDirectory::sled(self.0, config.sled.clone());
-        let state = Arc::new(opener.open_suspect()?);
-        let reading = Arc::clone(&state);
-        let (held, counted) = opener.guarded(move || Ok((reading.checkpoint()?, count_digest(&*reading)?)))?;
-        let Some(held) = held else { return lost("it is empty".into()) };
-        if held.provenance == Provenance::Joining {
-            return lost("it is of a join that did not end".into());
-        }
-        if held.frontier.digest != counted {
-            return lost("its records are not those of its checkpoint".into());
-        }
-        Ok(held)
+        let state = opener.open_suspect()?;
+        whole_checkpoint(&opener, state)
     }
 
     /// Puts what was made in its place. Each step may have been done before.
@@ -503,20 +353,9 @@ impl Place<'_> {
         Ok(set_aside)
     }
 
-    /// Makes the state that is kept one that goes on with a log which begins behind it. Its checkpoint is written
-    /// twice: a state may roll back by one flush, and there is nothing to bring it up again.
+    /// Makes the state that is kept one that goes on with the log which was made.
     fn settle(&self, config: &StoreConfig) -> Result<(), StateError> {
-        let mut opener = StateDirectory::sled(self.0, config.sled.clone());
-        let state = opener.open()?;
-        opener.guarded(move || {
-            let Some(held) = state.checkpoint()? else { return Ok(()) };
-            let held = Checkpoint { provenance: Provenance::Log, ..held };
-            for _ in 0..2 {
-                state.apply_sorted(Vec::new(), &held)?;
-                state.flush()?;
-            }
-            Ok(())
-        })
+        settle(&mut StateDirectory::sled(self.0, config.sled.clone()))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<(), RepairError> {
@@ -532,17 +371,7 @@ impl Place<'_> {
     }
 
     fn write_marks(&self, kept: Option<LogPosition>) -> Result<(), RepairError> {
-        let data = self.files(".");
-        match kept {
-            Some(position) => {
-                write_log_begins(&data, position.segment + 1).map_err(io_error(&self.path(LOG_BEGINS)))?;
-                write_mark(&data, position).map_err(io_error(&self.path(CHECKPOINT)))
-            }
-            None => [LOG_BEGINS, CHECKPOINT].iter().try_for_each(|name| match data.remove(name) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(&self.path(name))(error)),
-                _ => Ok(()),
-            }),
-        }
+        write_marks(&self.files("."), kept).map_err(|(name, error)| io_error(&self.path(name))(error))
     }
 }
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use polyarch_protocol::{ChainHeads, LogPosition, LogReadError, LogSource};
 
-use crate::files::Directory;
+use crate::files::{Directory, Files};
 use crate::log::{Log, LogConfig, LogError, LogInspection, LogReader};
 use crate::marks::{read_mark, write_mark};
 
@@ -27,7 +27,37 @@ const SYNC_BYTES: u64 = 8 << 20;
 #[derive(Debug)]
 pub struct Salvage {
     path: PathBuf,
-    reader: LogReader<Directory>,
+    reader: SalvageReader<Directory>,
+}
+
+/// Reads what waits, on any disk.
+#[derive(Debug)]
+pub struct SalvageReader<F: Files>(LogReader<F>);
+
+impl<F: Files> SalvageReader<F> {
+    /// That of a salvage's files.
+    ///
+    /// # Errors
+    /// When it is damaged or cannot be read.
+    pub fn open(files: F) -> Result<Self, LogError> {
+        let mark = read_mark(&files).map_err(|error| LogError::Io {
+            operation: "read the end of",
+            file: SALVAGE.into(),
+            source: io::Error::other(error.to_string()),
+        })?;
+        let (log, _) = Log::open(files, LogConfig::default(), mark)?;
+        Ok(Self(log.reader()))
+    }
+
+    /// The write sets from a position on, at most about so many bytes, and where they go on; none at the
+    /// end. The default position is the beginning.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn read(&self, from: LogPosition, bytes_max: usize) -> Result<(Vec<Bytes>, LogPosition), LogReadError> {
+        let batch = self.0.read(from, bytes_max)?;
+        Ok((batch.write_sets, batch.next))
+    }
 }
 
 impl Salvage {
@@ -42,15 +72,7 @@ impl Salvage {
         match Directory::existing(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(LogError::Io { operation: "open", file: SALVAGE.into(), source }),
-            Ok(files) => {
-                let mark = read_mark(&files).map_err(|error| LogError::Io {
-                    operation: "read the end of",
-                    file: SALVAGE.into(),
-                    source: io::Error::other(error.to_string()),
-                })?;
-                let (log, _) = Log::open(files, LogConfig::default(), mark)?;
-                Ok(Some(Self { path, reader: log.reader() }))
-            }
+            Ok(files) => Ok(Some(Self { path, reader: SalvageReader::open(files)? })),
         }
     }
 
@@ -67,14 +89,12 @@ impl Salvage {
         }
     }
 
-    /// The write sets from a position on, at most about so many bytes, and where they go on; none at the
-    /// end. The default position is the beginning.
+    /// See [`SalvageReader::read`].
     ///
     /// # Errors
     /// When they cannot be read.
     pub fn read(&self, from: LogPosition, bytes_max: usize) -> Result<(Vec<Bytes>, LogPosition), LogReadError> {
-        let batch = self.reader.read(from, bytes_max)?;
-        Ok((batch.write_sets, batch.next))
+        self.reader.read(from, bytes_max)
     }
 
     /// Removes it: what was in it has its place, durably.
@@ -90,16 +110,16 @@ impl Salvage {
 }
 
 /// A salvage that is being made.
-pub(crate) struct SalvageWriter {
-    log: Log<Directory>,
-    files: Directory,
+pub(crate) struct SalvageWriter<F: Files> {
+    log: Log<F>,
+    files: F,
     unsynced: u64,
     pub(crate) write_sets: u64,
 }
 
-impl SalvageWriter {
+impl<F: Files> SalvageWriter<F> {
     /// Begins one in a directory that exists and is empty.
-    pub(crate) fn begin(files: Directory, config: LogConfig) -> Result<Self, LogError> {
+    pub(crate) fn begin(files: F, config: LogConfig) -> Result<Self, LogError> {
         let log = Log::open(files.clone(), config, None)?.0;
         Ok(Self { log, files, unsynced: 0, write_sets: 0 })
     }

@@ -85,6 +85,10 @@ pub struct DiskCounts {
     pub directory_syncs: u64,
     /// All calls that change or sync anything: what [`SimulatedDisk::stop_after`] counts.
     pub changes: u64,
+    /// Crashes that kept one part of what a file was to have and lost another.
+    pub torn_crashes: u64,
+    /// Of these, those that kept a page of a file and lost one before it.
+    pub reordered_crashes: u64,
 }
 
 #[derive(Debug)]
@@ -231,9 +235,14 @@ impl Disk {
         self.names = self.durable_names.clone();
         let names = &self.names;
         self.files.retain(|id, _| names.values().any(|named| named == id));
+        let (mut is_torn, mut is_reordered) = (false, false);
         for file in self.files.values_mut() {
-            file.crash(&mut self.random, keep, self.page_bytes);
+            let kept = file.crash(&mut self.random, keep, self.page_bytes);
+            is_torn |= kept.contains(&true) && kept.contains(&false);
+            is_reordered |= kept.iter().skip_while(|is_kept| **is_kept).any(|is_kept| *is_kept);
         }
+        self.counts.torn_crashes += u64::from(is_torn);
+        self.counts.reordered_crashes += u64::from(is_reordered);
     }
 
     fn begin_generation(&mut self) {
@@ -455,7 +464,9 @@ impl FileState {
         }
     }
 
-    fn crash(&mut self, random: &mut SplitMix64, keep: u64, page_bytes: usize) {
+    /// Says of each page that was not synced, in order, whether it is there.
+    fn crash(&mut self, random: &mut SplitMix64, keep: u64, page_bytes: usize) -> Vec<bool> {
+        let mut kept = Vec::new();
         let grown = (self.bytes.len() - self.durable.len()) as u64;
         let len = self.durable.len()
             + match random.below(3) {
@@ -465,7 +476,9 @@ impl FileState {
             };
         self.durable.resize(self.bytes.len(), 0);
         for (page, versions) in std::mem::take(&mut self.dirty) {
-            if random.is_below(keep, 4) {
+            let is_kept = random.is_below(keep, 4);
+            kept.push(is_kept);
+            if is_kept {
                 let version = random.below(versions.len() as u64 + 1) as usize;
                 let content = match versions.get(version) {
                     Some(version) => version,
@@ -476,6 +489,7 @@ impl FileState {
         }
         self.durable.truncate(len);
         self.bytes = self.durable.clone();
+        kept
     }
 }
 
