@@ -7,6 +7,7 @@ use std::fmt::{self, Debug};
 use polyarch_protocol::Durability;
 use polyarch_protocol::peer::PeerVersion;
 
+use crate::formation::Formation;
 use crate::scenario::{ACTS, FAULTS, LogRemoval, SHAPES, Scenario};
 use crate::world::Report;
 
@@ -55,8 +56,10 @@ impl Default for Coverage {
         let shapes = SHAPES.iter().map(|(shape, _)| Kind::new("topology", shape));
         let removals = [LogRemoval::Nothing, LogRemoval::WhatAllHave, LogRemoval::Cuts];
         let removals = removals.iter().map(|removal| Kind::new("logs", removal));
-        let worlds = [INTERVAL, OLDER_VERSION, LATE_JOIN].into_iter().map(of_world);
-        let kinds = faults.chain(acts).chain(shapes).chain(removals).chain(worlds);
+        let formations = Formation::ALL.iter().map(|formation| Kind::new("machines", formation));
+        let worlds = [INTERVAL, OLDER_VERSION, LATE_JOIN, PAIRS].into_iter().map(of_world);
+        let disks = [TORN, REORDERED, RECORDS_KEPT, RECORDS_LOST, SALVAGED].into_iter().map(of_disk);
+        let kinds = faults.chain(acts).chain(shapes).chain(removals).chain(formations).chain(worlds).chain(disks);
         Self(kinds.map(|kind| (kind, Times::default())).collect())
     }
 }
@@ -64,9 +67,19 @@ impl Default for Coverage {
 const INTERVAL: &str = "a node that acknowledges first";
 const OLDER_VERSION: &str = "a node of an older version";
 const LATE_JOIN: &str = "a node that joins late";
+const PAIRS: &str = "pairs that cannot talk";
+const TORN: &str = "torn by a power cut";
+const REORDERED: &str = "reordered by one";
+const RECORDS_KEPT: &str = "repaired, its records kept";
+const RECORDS_LOST: &str = "repaired without its records";
+const SALVAGED: &str = "salvage applied";
 
 fn of_world(name: &str) -> Kind {
     Kind { what: "world with", name: name.to_owned() }
+}
+
+fn of_disk(name: &str) -> Kind {
+    Kind { what: "disk", name: name.to_owned() }
 }
 
 /// What a world draws, and how often it happened.
@@ -82,7 +95,23 @@ pub(crate) fn counted(scenario: &Scenario, report: &Report) -> BTreeMap<Kind, Ti
     for (act, _) in &scenario.acts {
         add(Kind::new("act", act), times(report.acts.get(act)));
     }
-    add(Kind::new("topology", scenario.shape), 1);
+    add(Kind::new("machines", scenario.formation), 1);
+    if scenario.formation == Formation::Drawn {
+        add(Kind::new("topology", scenario.shape), 1);
+    }
+    if scenario.reach.is_some() {
+        add(of_world(PAIRS), 1);
+    }
+    let repairs = |keeps: bool| times(report.repairs.get(&keeps));
+    for (name, happened) in [
+        (TORN, report.torn),
+        (REORDERED, report.reordered),
+        (RECORDS_KEPT, repairs(true)),
+        (RECORDS_LOST, repairs(false)),
+        (SALVAGED, report.salvages_applied),
+    ] {
+        add(of_disk(name), happened);
+    }
     add(Kind::new("logs", scenario.log_removal), 1);
     if scenario.durability.contains(&Durability::Interval) {
         add(of_world(INTERVAL), 1);

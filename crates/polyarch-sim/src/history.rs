@@ -210,8 +210,7 @@ impl History {
         if len < node.order.len() {
             node.order.truncate(len);
             node.staged = Registers::of(&node.order);
-            node.stamps.clear();
-            node.order.iter().for_each(|written| note_stamp(&mut node.stamps, written));
+            node.stamps = stamps_of(&node.order);
         }
         node.published = node.staged.clone();
         node.durable = node.staged.clone();
@@ -263,6 +262,30 @@ impl History {
                 self.excused.insert(written.dot);
             }
         }
+    }
+
+    /// Two machines change their disks.
+    pub fn swap(&mut self, one: usize, other: usize) {
+        self.nodes.swap(one, other);
+        self.nodes[one].is_set_back = true;
+        self.nodes[one].own.clear();
+    }
+
+    /// What was lost with a disk turns out not to be: it waits somewhere.
+    pub fn is_not_lost(&mut self, dot: Dot) {
+        self.excused.remove(&dot);
+    }
+
+    /// Nobody has these any more, unless some node has them on its disk.
+    pub fn lost_with_a_disk(&mut self, dots: impl IntoIterator<Item = Dot>) {
+        let is_gone = |dot: &Dot| !self.nodes.iter().any(|node| node.durable.seen().includes(*dot));
+        let gone: Vec<Dot> = dots.into_iter().filter(is_gone).collect();
+        self.excused.extend(gone);
+    }
+
+    /// A write set, as it was meant.
+    pub fn written(&self, dot: Dot) -> Option<&Rc<Written>> {
+        self.writes.get(&dot)
     }
 
     /// Whether a write set changed a record that another one changed too, neither having seen the other.
@@ -352,6 +375,27 @@ impl NodeHistory {
         note_stamp(&mut self.stamps, written);
     }
 
+    /// Whether it had begun to adopt a snapshot when its process ended.
+    pub fn is_adopting(&self) -> bool {
+        self.adopting.is_some()
+    }
+
+    /// The same, had its log ended after so many write sets.
+    pub fn up_to(&self, len: usize) -> Self {
+        let order = self.order[..len].to_vec();
+        let registers = Registers::of(&order);
+        Self {
+            synced: len,
+            published_len: len,
+            staged: registers.clone(),
+            published: registers.clone(),
+            durable: registers,
+            stamps: stamps_of(&order),
+            order,
+            ..Self::default()
+        }
+    }
+
     /// Whether this is what its process wrote last.
     pub fn just_wrote(&self, dot: Dot) -> bool {
         self.own.last() == Some(&dot)
@@ -433,6 +477,12 @@ impl NodeHistory {
         names.retain(|dot| live.contains(dot) || !self.staged.seen().includes(*dot));
         names
     }
+}
+
+fn stamps_of(order: &[Rc<Written>]) -> BTreeMap<u32, Hlc> {
+    let mut stamps = BTreeMap::new();
+    order.iter().for_each(|written| note_stamp(&mut stamps, written));
+    stamps
 }
 
 fn note_stamp(stamps: &mut BTreeMap<u32, Hlc>, written: &Written) {

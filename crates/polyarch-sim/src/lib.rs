@@ -4,10 +4,11 @@
 //! everything going wrong that can, and judges what comes out by what is promised. A seed is a run:
 //! it replays to the same trace hash. The way of FoundationDB's and TigerBeetle's simulators.
 //!
-//! - [`scenario`]: what a seed draws, as data
+//! - [`scenario`]: what a seed draws, as data: [`formation`], [`fault`] and all the rest
 //! - [`world`]: nodes, network, clients and faults on one virtual clock
 //! - [`invariants`]: what must hold, one a file
 //! - [`registers`], [`History`]: what should be seen, worked out from the outside
+//! - [`evidence`]: what a damaged disk may cost, worked out from the outside too
 //! - [`script`], [`story`]: small worlds in which nothing happens but what is said
 //! - [`topologies`]: what each topology costs, counted in healthy clusters
 //! - [`bugs`]: bugs that a run can switch on, to show that it sees them
@@ -19,6 +20,9 @@ pub mod bugs;
 pub mod case;
 pub mod coverage;
 pub mod disk;
+pub mod evidence;
+pub mod fault;
+pub mod formation;
 pub mod invariants;
 pub mod ledger;
 pub mod node;

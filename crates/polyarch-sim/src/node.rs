@@ -18,7 +18,8 @@ use polyarch_store::{OpenError, StateReport, StoreConfig};
 
 use crate::disk::{Devices, SimCheckpointJob, SimLogReader, SimStateReader, SimStore};
 use crate::history::Intent;
-use crate::world::Snapshots;
+use crate::registers::Seen;
+use crate::world::{Salvaging, Snapshots};
 
 /// A machine with a place in the cluster.
 #[derive(Debug)]
@@ -98,6 +99,8 @@ pub struct Process {
     pub is_checkpoint_due: bool,
     /// What it sends and takes of snapshots.
     pub snapshots: Snapshots,
+    /// What it has yet to apply of what a repair found.
+    pub salvaging: Option<Salvaging>,
     /// The log failed: no more writes until a restart.
     pub has_failed: bool,
 }
@@ -143,6 +146,8 @@ pub struct Serving {
     pub feed: Feed,
     /// The stream its groups go on.
     pub stream: u64,
+    /// What was sent on it.
+    pub sent: Seen,
     /// Groups sent and not yet taken by the other side.
     pub in_flight: usize,
 }
@@ -176,6 +181,7 @@ impl Node {
             checkpoint: None,
             is_checkpoint_due: false,
             snapshots: Snapshots::default(),
+            salvaging: None,
             has_failed: false,
         });
         Ok(report.state)
@@ -228,8 +234,8 @@ impl std::fmt::Debug for Process {
 pub struct Observed {
     /// The store.
     pub store: SimStore,
-    /// What was appended since it was last asked.
-    pub appended: Vec<Bytes>,
+    /// What was appended since it was last asked, each with where it ends.
+    pub appended: Vec<(Bytes, LogPosition)>,
 }
 
 impl Records for Observed {
@@ -245,7 +251,7 @@ impl Storage for Observed {
 
     fn append(&mut self, write_set: &Bytes, before: &ChainHeads) -> Result<LogPosition, StorageError> {
         let end = self.store.append(write_set, before)?;
-        self.appended.push(write_set.clone());
+        self.appended.push((write_set.clone(), end));
         Ok(end)
     }
 

@@ -4,6 +4,7 @@ use polyarch_protocol::Durability;
 use polyarch_protocol::peer::PeerVersion;
 use serde::{Deserialize, Serialize};
 
+use crate::formation::Formation;
 use crate::scenario::{Scenario, Shape};
 
 /// Something that does not happen in a case, or happens as it does in a healthy cluster.
@@ -12,7 +13,7 @@ use crate::scenario::{Scenario, Shape};
 pub enum Quiet {
     /// No node joins late.
     LateJoin,
-    /// The topology that is set is a mesh.
+    /// The topology that is set is a mesh, and everybody reaches everybody.
     Topology,
     /// Every node syncs before it acknowledges.
     Interval,
@@ -64,7 +65,9 @@ impl Quiet {
         let nodes = scenario.nodes;
         match self {
             Self::LateJoin => scenario.joins_late_us = None,
-            Self::Topology => scenario.shape = Shape::Mesh,
+            Self::Topology => {
+                (scenario.formation, scenario.shape, scenario.reach) = (Formation::Drawn, Shape::Mesh, None);
+            }
             Self::Interval => scenario.durability = vec![Durability::Sync; nodes],
             Self::Versions => scenario.versions = vec![PeerVersion::NEWEST; nodes],
             Self::Loss => scenario.lost_permille = 0,
@@ -81,8 +84,12 @@ impl Quiet {
     }
 }
 
-/// Leaves a world so many of its nodes, the first ones.
+/// Leaves a world so many of its nodes, the first ones, who reach each other.
 pub(crate) fn leave_nodes(scenario: &mut Scenario, nodes: usize) {
+    if nodes < scenario.nodes {
+        (scenario.formation, scenario.reach) = (Formation::Drawn, None);
+        scenario.order.retain(|server_id| *server_id as usize <= nodes);
+    }
     scenario.nodes = scenario.nodes.min(nodes);
     scenario.seeds_max = scenario.seeds_max.min(scenario.nodes);
     scenario.durability.truncate(scenario.nodes);

@@ -3,124 +3,23 @@
 //! Swarm testing (Groce et al. 2012): each seed leaves out some kinds of faults and actions and
 //! draws its own rates for the others, for what never happens together is never found together.
 
+use std::collections::BTreeSet;
+
 use polyarch_protocol::peer::PeerVersion;
 use polyarch_protocol::{Durability, Limits};
 
+use crate::formation::{self, Formation};
+use crate::invariants::links_are_as_planned::Pair;
 use crate::rng::Rng;
+
+pub use crate::fault::{FAULTS, Fault};
 
 /// Events after which a run that has not ended never does.
 const EVENTS_MAX: u64 = 3_000_000;
-
-/// A kind of fault.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Fault {
-    /// A link breaks; it may be dialled again at once.
-    LoseLink,
-    /// Messages from one node to another do not arrive, those the other way do.
-    OneWay,
-    /// A node hears nobody.
-    Isolate,
-    /// The nodes fall into two parts.
-    Halves,
-    /// Messages take long.
-    SlowNetwork,
-    /// The power fails on one node.
-    PowerCut,
-    /// The power fails on all nodes.
-    PowerCutAll,
-    /// The power fails while a node writes and syncs.
-    PowerCutInSync,
-    /// The power fails while a node starts.
-    PowerCutInRecovery,
-    /// The power fails while a checkpoint is written.
-    PowerCutInCheckpoint,
-    /// A process ends, its machine goes on.
-    Kill,
-    /// A sync fails; the node is restarted, and some time later the power may fail.
-    SyncFails,
-    /// A write fails.
-    WriteFails,
-    /// A disk is full for a while.
-    DiskFull,
-    /// A state store comes up as it was some checkpoints ago.
-    StateRollsBack,
-    /// A state store does not open.
-    StateDamaged,
-    /// A wall clock jumps ahead.
-    ClockAhead,
-    /// A wall clock jumps back.
-    ClockBack,
-    /// A wall clock stands still.
-    ClockFreeze,
-    /// A wall clock jumps to and fro, by hours at times.
-    ClockStrobe,
-    /// A machine is suspended.
-    Pause,
-    /// An operator takes a link down.
-    OperatorCut,
-    /// A node comes up on an older image of its disk; some images are used again.
-    SetBack,
-    /// All nodes come up on older images of their disks, each of another age.
-    SetBackAll,
-    /// A node comes up with an empty disk.
-    LoseDisk,
-    /// A node lets go of all log that its store can do without, whoever lacks it.
-    CutLog,
-    /// All nodes do.
-    CutAllLogs,
-    /// The power fails while a node joins a snapshot.
-    PowerCutInJoin,
-    /// The power fails while a node adopts one.
-    PowerCutInAdoption,
-}
-
-impl Fault {
-    /// Whether it happens in a world that treats its logs so.
-    fn happens_with(self, removal: LogRemoval) -> bool {
-        match self {
-            Self::SetBack | Self::SetBackAll | Self::LoseDisk => removal != LogRemoval::WhatAllHave,
-            // Only a log that reaches back to the beginning mends it.
-            Self::StateDamaged => removal == LogRemoval::Nothing,
-            Self::CutLog | Self::CutAllLogs | Self::PowerCutInJoin | Self::PowerCutInAdoption => {
-                removal == LogRemoval::Cuts
-            }
-            _ => true,
-        }
-    }
-}
-
-/// All kinds of faults, with how often each is drawn.
-pub(crate) const FAULTS: [(Fault, u64); 29] = [
-    (Fault::LoseLink, 8),
-    (Fault::OneWay, 5),
-    (Fault::Isolate, 8),
-    (Fault::Halves, 6),
-    (Fault::SlowNetwork, 4),
-    (Fault::PowerCut, 8),
-    (Fault::PowerCutAll, 2),
-    (Fault::PowerCutInSync, 8),
-    (Fault::PowerCutInRecovery, 3),
-    (Fault::PowerCutInCheckpoint, 10),
-    (Fault::Kill, 6),
-    (Fault::SyncFails, 5),
-    (Fault::WriteFails, 2),
-    (Fault::DiskFull, 6),
-    (Fault::StateRollsBack, 4),
-    (Fault::StateDamaged, 2),
-    (Fault::ClockAhead, 3),
-    (Fault::ClockBack, 3),
-    (Fault::ClockFreeze, 3),
-    (Fault::ClockStrobe, 3),
-    (Fault::Pause, 5),
-    (Fault::OperatorCut, 2),
-    (Fault::SetBack, 6),
-    (Fault::SetBackAll, 1),
-    (Fault::LoseDisk, 1),
-    (Fault::CutLog, 12),
-    (Fault::CutAllLogs, 16),
-    (Fault::PowerCutInJoin, 5),
-    (Fault::PowerCutInAdoption, 5),
-];
+/// In how many of 1,000 worlds machines may be cloned.
+const CLONES_PERMILLE: u64 = 150;
+/// In how many of 1,000 worlds in which logs are cut donors take seconds for a snapshot.
+const LONG_WALKS_PERMILLE: u64 = 300;
 
 /// What nodes let go of their logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -221,7 +120,15 @@ pub struct Scenario {
     pub fault_lasts_us: (u64, u64),
     /// How long a node stays down.
     pub down_us: (u64, u64),
-    /// The topology that is set once clients begin.
+    /// How many machines there are, and how they are linked at first.
+    pub formation: Formation,
+    /// Their server ids, in the order in which they stand in it.
+    pub order: Vec<u32>,
+    /// Which can reach each other at all, where that is not everyone.
+    pub reach: Option<BTreeSet<Pair>>,
+    /// Whether there is a machine for clones: a copy of a disk that runs beside the first.
+    pub has_clones: bool,
+    /// The topology that is set once clients begin, where the formation does not say.
     pub shape: Shape,
     /// What operators do, with weights; in many runs nothing.
     pub acts: Vec<(Act, u64)>,
@@ -301,28 +208,47 @@ pub struct Scenario {
 impl Scenario {
     /// Draws a world.
     pub fn draw(rng: &mut Rng) -> Self {
-        let nodes = rng.weighted(&[(2, 12), (3, 53), (4, 20), (5, 15)]);
+        let formation = Formation::draw(rng);
+        let nodes = formation.draw_nodes(rng);
+        let order = formation::draw_order(rng, nodes);
+        let reach = formation.draw_reach(rng, &order);
+        let has_clones = rng.chance(CLONES_PERMILLE);
         let log_removal =
             rng.weighted(&[(LogRemoval::Nothing, 45), (LogRemoval::WhatAllHave, 25), (LogRemoval::Cuts, 30)]);
         let is_cut = log_removal == LogRemoval::Cuts;
         let mut fault_kinds = swarm(rng, &FAULTS, 250);
-        fault_kinds.retain(|(kind, _)| kind.happens_with(log_removal));
+        let versions = if is_cut || has_clones { vec![PeerVersion::NEWEST; nodes] } else { draw_versions(rng, nodes) };
+        let is_mixed = versions.iter().any(|version| *version != PeerVersion::NEWEST);
+        fault_kinds.retain(|(kind, _)| {
+            let has_what_it_takes = match kind {
+                Fault::Clone => has_clones && reach.is_none(),
+                kind => !is_mixed || !kind.may_need_snapshots(),
+            };
+            has_what_it_takes && kind.happens_with(log_removal)
+        });
+        // Walks over a node's records that take longer than partitions, while keys and logs change below them.
+        let walks_are_long = is_cut && rng.chance(LONG_WALKS_PERMILLE);
         // Small ones, or there is nothing to let go of.
         let (segment_bytes_max, checkpoint_gaps) = match is_cut {
+            true if walks_are_long => (1_500, [((20_000, 150_000), 5), ((50_000, 300_000), 4)]),
             true => (3_000, [((50_000, 300_000), 5), ((200_000, 1_000_000), 4)]),
             false => (16_384, [((50_000, 500_000), 5), ((500_000, 4_000_000), 4)]),
         };
         Self {
             nodes,
             clients: rng.between((3, 8)) as usize,
-            operations: rng.between((300, 400)) as usize,
-            faults: rng.between((15, 25)) as usize,
+            operations: rng.between((500, 600)) as usize,
+            faults: rng.between((20, 30)) as usize,
             keys: rng.between((1, 4)) as usize,
             fault_kinds,
             log_removal,
             durability: draw_durability(rng, nodes),
             sync_interval_us: rng.weighted(&[(5_000, 2), (100_000, 4), (1_000_000, 2), (4_000_000, 1)]),
             joins_late_us: rng.chance(200).then(|| rng.between((500_000, 10_000_000))),
+            has_clones: has_clones && reach.is_none(),
+            reach,
+            formation,
+            order,
             shape: rng.weighted(&SHAPES),
             acts: draw_acts(rng, log_removal),
             act_gap_us: rng.weighted(&[((200_000, 2_000_000), 3), ((1_000_000, 6_000_000), 3)]),
@@ -364,10 +290,16 @@ impl Scenario {
             switch_permille: rng.weighted(&[(0, 1), (100, 3), (500, 3)]),
             token_permille: rng.weighted(&[(0, 1), (300, 2), (1_000, 2)]),
             lost_permille: rng.weighted(&[(0, 3), (20, 3)]),
-            versions: if is_cut { vec![PeerVersion::NEWEST; nodes] } else { draw_versions(rng, nodes) },
+            versions,
             progress_interval_ms: rng.weighted(&[(200, 2), (1_000, 4), (5_000, 2)]),
-            part_bytes: rng.weighted(&[(1, 3), (150, 3), (600, 2), (64 << 10, 1)]),
-            walk_gap_us: rng.weighted(&[((1, 1_000), 3), ((1_000, 100_000), 4), ((50_000, 300_000), 2)]),
+            part_bytes: match walks_are_long {
+                true => 1,
+                false => rng.weighted(&[(1, 3), (150, 3), (600, 2), (64 << 10, 1)]),
+            },
+            walk_gap_us: match walks_are_long {
+                true => (100_000, 400_000),
+                false => rng.weighted(&[((1, 1_000), 3), ((1_000, 100_000), 4), ((50_000, 300_000), 2)]),
+            },
             base_epochs_min: rng.weighted(&[(16, 2), (4, 3), (1, 3)]),
         }
     }
@@ -406,6 +338,10 @@ impl Scenario {
             versions: vec![PeerVersion::NEWEST; nodes],
             sync_interval_us: 0,
             joins_late_us: None,
+            formation: Formation::Drawn,
+            order: (1..=nodes as u32).collect(),
+            reach: None,
+            has_clones: false,
             shape: Shape::Mesh,
             acts: Vec::new(),
             act_gap_us: (0, 0),
@@ -487,6 +423,8 @@ fn swarm<T: Copy>(rng: &mut Rng, items: &[(T, u64)], permille: u64) -> Vec<(T, u
 
 #[cfg(test)]
 mod tests {
+    use polyarch_protocol::Topology;
+
     use super::*;
 
     #[test]
@@ -494,7 +432,11 @@ mod tests {
         let mut rng = Rng::new(1);
         let worlds: Vec<Scenario> = (0..1_000).map(|_| Scenario::draw(&mut rng)).collect();
         let of = |is: &dyn Fn(&Scenario) -> bool| worlds.iter().filter(|world| is(world)).count();
-        assert!((400..600).contains(&of(&|world| world.shape == Shape::Mesh)));
+        let is_mesh = |world: &Scenario| match world.formation.topology(&world.order) {
+            Some(topology) => topology == Topology::Mesh,
+            None => world.shape == Shape::Mesh,
+        };
+        assert!((300..600).contains(&of(&is_mesh)));
         assert!((400..600).contains(&of(&|world| world.acts.is_empty())));
         let removes = |world: &Scenario| world.acts.iter().any(|(act, _)| *act == Act::Remove);
         assert!(of(&removes) > 150);

@@ -21,8 +21,8 @@ fn every_seed_keeps_all_invariants() {
     let failures: Vec<String> = totals.failures.iter().map(ToString::to_string).collect();
     assert!(failures.is_empty(), "{}", failures.join("\n\n"));
     assert_eq!(totals.passed, seeds());
-    assert!(totals.operations_min >= Some(300), "{:?}", totals.operations_min);
-    assert!(totals.faults_min >= Some(15), "{:?}", totals.faults_min);
+    assert!(totals.operations_min >= Some(500), "{:?}", totals.operations_min);
+    assert!(totals.faults_min >= Some(20), "{:?}", totals.faults_min);
     assert!(totals.acked_and_lost > 0, "no interval node lost anything");
     assert!(totals.late_joins > 0, "no node joined late");
     assert_eq!(totals.topologies.len(), 4, "{:?}", totals.topologies);

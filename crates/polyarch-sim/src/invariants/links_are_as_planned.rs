@@ -1,8 +1,9 @@
 //! Within a bound after all faults ended the links that are up are those that the topology plans
 //! over all members, each once, and no others.
 //!
-//! A custom topology may not name a member that joined after it was set. Then the parts that it
-//! leaves are held together by links of which none could be spared.
+//! A custom topology may not name a member that joined after it was set, and the network may not let two
+//! talk that are to be linked. Then the parts that are left are held together by links of which none could
+//! be spared.
 //!
 //! Source: what each topology means, written down once more here.
 
@@ -36,9 +37,10 @@ pub fn planned(topology: &Topology, members: &BTreeSet<u32>) -> BTreeSet<Pair> {
     ordered.filter(|(one, two)| one != two).collect()
 }
 
-/// When the bound has passed, or to know whether it must be waited for.
-pub fn check(topology: &Topology, members: &BTreeSet<u32>, up: &[Pair]) -> Checked {
-    let planned = planned(topology, members);
+/// When the bound has passed, or to know whether it must be waited for. `can`: whether the network lets two
+/// talk at all.
+pub fn check(topology: &Topology, members: &BTreeSet<u32>, can: impl Fn(Pair) -> bool, up: &[Pair]) -> Checked {
+    let planned: BTreeSet<Pair> = planned(topology, members).into_iter().filter(|pair| can(*pair)).collect();
     let links: BTreeSet<Pair> = up.iter().copied().collect();
     let extra = links.difference(&planned).count();
     let needed = parts(members, &planned) - 1;
@@ -65,7 +67,18 @@ mod tests {
 
     fn is_so(topology: &str, members: &[u32], up: &[Pair]) -> bool {
         let topology = topology.parse().expect("it is a topology");
-        check(&topology, &members.iter().copied().collect(), up).is_ok()
+        check(&topology, &members.iter().copied().collect(), |_| true, up).is_ok()
+    }
+
+    #[test]
+    fn what_the_network_does_not_let_through_is_made_up_for() {
+        let members = (1..=4).collect();
+        let can = |(one, two): Pair| two - one == 1;
+        let is_so = |topology: &Topology, up: &[Pair]| check(topology, &members, can, up).is_ok();
+        for topology in [Topology::Mesh, Topology::Ring, Topology::Star { hubs: vec![2] }] {
+            assert!(is_so(&topology, &[(1, 2), (2, 3), (3, 4)]), "{topology}");
+            assert!(!is_so(&topology, &[(1, 2), (2, 3)]), "{topology}");
+        }
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub struct Told {
     lost: BTreeMap<Origin, LostEpoch>,
     /// Own server's write sets that came from others.
     came: BTreeSet<Dot>,
+    /// And those that came from what a repair had found.
+    was_salvaged: BTreeSet<Dot>,
     /// Something was told to be lost and not yet to be back.
     is_open: bool,
 }
@@ -35,6 +37,11 @@ impl Told {
             lost.peer_has = dot.seq;
             self.is_open = true;
         }
+    }
+
+    /// One of them came, from a peer or from what a repair had found: that is nothing to tell.
+    pub fn salvaged(&mut self, dot: Dot) {
+        self.was_salvaged.insert(dot);
     }
 
     /// The process says that it had lost write sets. `is_written`: whether there is such a write set;
@@ -74,8 +81,9 @@ impl Told {
         if let Some(missing) = missing {
             return violation(format!("and of {missing:?} it has synced {}", durable.seq(missing.origin)));
         }
-        if write_sets > self.came.len() as u64 {
-            return violation(format!("{write_sets} of them, and {} came", self.came.len()));
+        let came = self.came.len() + self.was_salvaged.len();
+        if write_sets > came as u64 {
+            return violation(format!("{write_sets} of them, and {came} came"));
         }
         Ok(())
     }

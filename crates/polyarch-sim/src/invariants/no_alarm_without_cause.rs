@@ -2,7 +2,7 @@
 //! simulated disks keep what was synced, so there is none. That a topology was lost is said when two
 //! were set of which neither saw the other, that a server was removed when an operator wanted it, and that
 //! a disk is full when it was, and
-//! that a peer's log does not reach back when logs are cut.
+//! that a peer's log does not reach back when logs are cut, and that a server has two processes when it had.
 //!
 //! Source: an operator who was woken for nothing three times does not get up the fourth time.
 
@@ -22,6 +22,8 @@ pub struct Causes<F> {
     pub topology_set_at_once: F,
     /// Whether the node was ever removed.
     pub was_removed: bool,
+    /// Whether any server ever had two processes.
+    pub had_twin: bool,
     /// Whether the node's disk had no room at some time since it started.
     pub disk_was_full: bool,
     /// Whether nodes let go of log that others lack.
@@ -39,8 +41,8 @@ pub fn check(server_id: u32, event: &Event, causes: &Causes<impl Fn(Dot) -> bool
         | Event::KeysDiffer { .. }
         | Event::RecordsAltered { .. }
         | Event::DigestsEqual { .. }
-        | Event::EpochClosed { .. }
-        | Event::Twin { .. } => true,
+        | Event::EpochClosed { .. } => true,
+        Event::Twin { .. } => !causes.had_twin,
         Event::TopologyLost { dot, .. } => !(causes.topology_set_at_once)(*dot),
         Event::ToldRemoved { .. } => !causes.was_removed,
         Event::NotFed { .. } => !causes.logs_are_cut,

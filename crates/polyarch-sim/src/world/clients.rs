@@ -119,7 +119,7 @@ impl World {
     fn client_asks(&mut self, client: usize) {
         let action = self.clients[client].rng.weighted(&self.scenario.actions);
         if self.clients[client].rng.chance(self.scenario.switch_permille) {
-            self.clients[client].home = self.clients[client].rng.index(self.nodes.len());
+            self.clients[client].home = self.clients[client].rng.index(self.scenario.nodes);
         }
         let (changes, intent) = match action {
             Action::Get => (Vec::new(), None),
@@ -157,7 +157,9 @@ impl World {
         let token = SessionToken { seen: session.token.clone() };
         let wait_ms = session.rng.weighted(&[(0, 1), (100, 2), (2_000, 3)]);
         let frame = ClientRequest { id, wait_ms, token: with_token.then(|| token.to_bytes().into()), request };
-        let at = session.home;
+        let home = session.home;
+        let at = self.one_of_twins(home);
+        let session = &mut self.clients[client];
         let pending = Pending { at, seen: with_token.then(|| session.seen.clone()), key, kind, intent };
         session.pending.insert(id, pending);
         let is_lost = session.rng.chance(self.scenario.lost_permille);

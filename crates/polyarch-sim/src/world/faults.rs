@@ -4,8 +4,9 @@ use polyarch_protocol::Input;
 use polyarch_store::state::Rollback;
 
 use super::{Drawn, Event, Phase, World};
+use crate::fault::Fault;
 use crate::invariants::Checked;
-use crate::scenario::{Fault, LogRemoval};
+use crate::scenario::LogRemoval;
 
 /// After so many times the faults that a scenario asks for, clients are left alone to finish.
 const FAULTS_MAX_FACTOR: usize = 8;
@@ -27,11 +28,24 @@ pub(super) enum End {
 #[derive(Debug)]
 pub(super) enum Lasting {
     Blocked(Vec<(usize, usize)>),
+    Flapping(Flapping),
     SlowNetwork,
     ClockFreeze(usize),
     DiskFull(usize),
     ClockStrobe(usize),
     OperatorCut(usize, u32),
+    Clone,
+}
+
+/// A way that comes and goes.
+#[derive(Debug)]
+pub(super) struct Flapping {
+    between: (usize, usize),
+    /// How often it is yet to change.
+    changes: u64,
+    is_down: bool,
+    down_us: u64,
+    up_us: u64,
 }
 
 /// Faults that wait for their moment on a node.
@@ -47,6 +61,12 @@ pub(super) struct Armed {
     pub(super) in_join: bool,
     /// The next adoption of one does.
     pub(super) in_adoption: bool,
+    /// The process ends when so many more parts of a snapshot have left it.
+    pub(super) in_walk: Option<u64>,
+    /// The process ends when so many more parts of a snapshot have come to it.
+    pub(super) in_fetch: Option<u64>,
+    /// The link breaks on which so many more groups have come.
+    pub(super) in_feed: Option<u64>,
     /// The power fails some time after the next start.
     pub(super) soon_after_start: bool,
     /// The disk was full in this life of the process.
@@ -85,13 +105,23 @@ impl World {
                 | Fault::OneWay
                 | Fault::Isolate
                 | Fault::Halves
+                | Fault::Flapping
+                | Fault::DoubleLink
                 | Fault::SlowNetwork
                 | Fault::PowerCutAll
                 | Fault::SetBack
                 | Fault::SetBackAll
+                | Fault::Clone
+                | Fault::DamageLog
+                | Fault::DamageMarks
+                | Fault::DamageSnapshot
+                | Fault::DamageSalvage
                 | Fault::LoseDisk
                 | Fault::CutAllLogs
         );
+        if !self.is_in_use(at) {
+            return Ok(false);
+        }
         let is_yet_to_join = self.nodes[at].boot == 0;
         if (needs_process && self.nodes[at].process.is_none())
             || (is_yet_to_join && matches!(kind, Fault::SetBack | Fault::LoseDisk))
@@ -103,7 +133,7 @@ impl World {
         match kind {
             Fault::LoseLink => return Ok(self.lose_a_link()),
             Fault::OneWay => {
-                let to = (at + 1 + self.rng.index(self.nodes.len() - 1)) % self.nodes.len();
+                let to = self.other_than(at);
                 self.block(vec![(at, to)]);
             }
             Fault::Isolate => {
@@ -111,13 +141,19 @@ impl World {
                 self.block(others.flat_map(|other| [(at, other), (other, at)]).collect());
             }
             Fault::Halves => self.block_between_halves(),
+            Fault::Flapping => return self.flap(at),
+            Fault::DoubleLink => return Ok(self.double_a_link()),
+            Fault::LoseLinkInFeed => return Ok(self.arm(at, |armed| &mut armed.in_feed, 4)),
             Fault::SlowNetwork => {
                 self.network.extra_delay_us = self.between((10_000, 700_000));
                 self.lasts(Lasting::SlowNetwork);
             }
             Fault::PowerCut => self.stop(at, End::PowerCut)?,
             Fault::PowerCutAll => {
-                for at in (0..self.nodes.len()).filter(|at| self.nodes[*at].boot > 0).collect::<Vec<_>>() {
+                for at in (0..self.nodes.len())
+                    .filter(|at| self.nodes[*at].boot > 0 && self.is_in_use(*at))
+                    .collect::<Vec<_>>()
+                {
                     self.stop(at, End::PowerCut)?;
                 }
             }
@@ -149,9 +185,9 @@ impl World {
             }
             Fault::DiskFull => self.fill_disk(at),
             Fault::StateRollsBack => self.stop(at, End::RollBack)?,
-            Fault::StateDamaged => {
-                self.stop(at, End::PowerCut)?;
-                self.nodes[at].devices.state().damage();
+            Fault::StateDamaged => return self.damage_state(at),
+            Fault::DamageLog | Fault::DamageMarks | Fault::DamageSnapshot | Fault::DamageSalvage => {
+                return self.damage(at, kind);
             }
             Fault::ClockAhead | Fault::ClockBack | Fault::ClockFreeze | Fault::ClockStrobe => {
                 self.disturb_clock(kind, at);
@@ -164,6 +200,7 @@ impl World {
             Fault::SetBack => return self.image_or_set_back(at),
             Fault::SetBackAll => return self.set_back_all(),
             Fault::LoseDisk => return self.lose_disk(at),
+            Fault::Clone => return Ok(self.clone_node(at)),
             Fault::CutLog => return Ok(self.cut_log(at)),
             Fault::CutAllLogs => {
                 let cut = (0..self.nodes.len()).filter(|at| self.cut_log(*at)).count();
@@ -171,12 +208,47 @@ impl World {
             }
             Fault::PowerCutInJoin => self.armed[at].in_join = true,
             Fault::PowerCutInAdoption => self.armed[at].in_adoption = true,
+            Fault::KillDonor => return Ok(self.arm(at, |armed| &mut armed.in_walk, 8)),
+            Fault::KillReceiver => return Ok(self.arm(at, |armed| &mut armed.in_fetch, 8)),
         }
         Ok(true)
     }
 
+    /// Lets something happen at one of the next `within` occasions. It is counted when it happens.
+    fn arm(&mut self, at: usize, which: impl FnOnce(&mut Armed) -> &mut Option<u64>, within: u64) -> bool {
+        let after = self.rng.below(within);
+        *which(&mut self.armed[at]) = Some(after);
+        false
+    }
+
+    /// Whether what waited for its moment happens now.
+    pub(super) fn is_the_moment(
+        &mut self,
+        at: usize,
+        which: impl FnOnce(&mut Armed) -> &mut Option<u64>,
+        kind: Fault,
+    ) -> bool {
+        let armed = which(&mut self.armed[at]);
+        let happens = *armed == Some(0);
+        *armed = armed.and_then(|left| left.checked_sub(1));
+        if happens {
+            *self.report.faults.entry(kind).or_default() += 1;
+            self.note(format_args!("fault: {kind:?} (node {}), as it was to", at + 1));
+        }
+        happens
+    }
+
     fn lasts(&mut self, lasting: Lasting) {
-        let delay_us = self.between(self.scenario.fault_lasts_us);
+        self.lasts_for(self.scenario.fault_lasts_us, lasting);
+    }
+
+    /// Some machine that is not this one.
+    fn other_than(&mut self, at: usize) -> usize {
+        (at + 1 + self.rng.index(self.nodes.len() - 1)) % self.nodes.len()
+    }
+
+    pub(super) fn lasts_for(&mut self, range: (u64, u64), lasting: Lasting) {
+        let delay_us = self.between(range);
         self.after(delay_us, Event::FaultEnds(lasting));
     }
 
@@ -185,6 +257,64 @@ impl World {
         let Some(link) = self.rng.pick(&links) else { return false };
         self.break_link(*link);
         true
+    }
+
+    /// Dials once more where there is a link already.
+    fn double_a_link(&mut self) -> bool {
+        let links = self.network.ids();
+        let Some([one, two]) = self.rng.pick(&links).and_then(|link| self.network.link(*link)).map(|link| link.ends)
+        else {
+            return false;
+        };
+        let (from, to) = if self.rng.chance(500) { (one, two) } else { (two, one) };
+        let delay_us = self.rng.below(20_000);
+        self.after(delay_us, Event::Connect { from, to });
+        true
+    }
+
+    /// The way to some other node comes and goes from now on.
+    fn flap(&mut self, at: usize) -> Result<bool, crate::invariants::Violation> {
+        let others: Vec<usize> =
+            (0..self.nodes.len()).filter(|to| *to != at && self.network.may_reach(at, *to)).collect();
+        let Some(to) = self.rng.pick(&others).copied() else { return Ok(false) };
+        let flapping = Flapping {
+            between: (at, to),
+            changes: 2 * self.between((2, 8)),
+            is_down: false,
+            down_us: self.rng.weighted(&[(2_000, 1), (100_000, 2), (1_500_000, 2)]),
+            up_us: self.rng.weighted(&[(5_000, 1), (150_000, 2), (800_000, 2)]),
+        };
+        self.change_way(flapping)?;
+        Ok(true)
+    }
+
+    /// A way that flaps closes, or opens. Half of the times the links on it break at once, as when a router says
+    /// that there is no way.
+    fn change_way(&mut self, mut flapping: Flapping) -> Checked {
+        let (one, two) = flapping.between;
+        flapping.is_down = !flapping.is_down;
+        flapping.changes -= 1;
+        for (from, to) in [(one, two), (two, one)] {
+            match flapping.is_down {
+                true => self.network.block(from, to),
+                false => self.network.unblock(from, to),
+            }
+        }
+        match flapping.is_down {
+            true if self.rng.chance(500) => {
+                for link in self.network.ids().into_iter().filter(|link| self.is_cut(*link)).collect::<Vec<_>>() {
+                    self.break_link(link);
+                }
+            }
+            true => self.try_patience(),
+            false => self.release()?,
+        }
+        if flapping.changes > 0 {
+            let mean_us = if flapping.is_down { flapping.down_us } else { flapping.up_us };
+            let delay_us = self.between((mean_us / 2, mean_us * 2));
+            self.after(delay_us, Event::FaultEnds(Lasting::Flapping(flapping)));
+        }
+        Ok(())
     }
 
     fn block_between_halves(&mut self) {
@@ -201,6 +331,11 @@ impl World {
         for (from, to) in &directions {
             self.network.block(*from, *to);
         }
+        self.try_patience();
+        self.lasts(Lasting::Blocked(directions));
+    }
+
+    fn try_patience(&mut self) {
         for link in self.network.ids() {
             let is_cut = self.is_cut(link);
             if is_cut {
@@ -208,7 +343,6 @@ impl World {
                 self.after(patience_us, Event::Impatience { link });
             }
         }
-        self.lasts(Lasting::Blocked(directions));
     }
 
     fn is_cut(&self, link: u64) -> bool {
@@ -255,11 +389,17 @@ impl World {
     }
 
     fn operator_cuts(&mut self, at: usize) {
-        let peer = (at + 1 + self.rng.index(self.nodes.len() - 1)) % self.nodes.len();
+        let peer = (at + 1 + self.rng.index(self.members() - 1)) % self.members();
         let server_id = self.nodes[peer].server_id;
         let tag = self.admin_tag();
         self.push_input(at, Input::CutLink(tag, server_id), None);
         self.lasts(Lasting::OperatorCut(at, server_id));
+    }
+
+    /// A process ends, or its machine's power does.
+    pub(super) fn end_suddenly(&mut self, at: usize) -> Checked {
+        let how = if self.rng.chance(500) { End::Kill } else { End::PowerCut };
+        self.stop(at, how)
     }
 
     pub(super) fn stop_if(&mut self, at: usize, boot: u64, how: End) -> Checked {
@@ -278,7 +418,7 @@ impl World {
         let server_id = self.nodes[at].server_id;
         self.note(format_args!("node {server_id} stops: {how:?}"));
         let rollback = match (how, self.rng.below(10)) {
-            (End::RollBack, _) if self.scenario.log_removal == LogRemoval::Nothing => {
+            (End::RollBack, _) if self.scenario.log_removal == LogRemoval::Nothing && !self.evidence[at].is_cut_off => {
                 Rollback::Flushes(1 + self.rng.index(3))
             }
             // The log reaches back to the checkpoint before last, and no further.
@@ -288,7 +428,11 @@ impl World {
         };
         match how {
             End::Kill => self.nodes[at].devices.kill(),
-            End::PowerCut | End::PowerCutInCheckpoint | End::RollBack => self.nodes[at].devices.power_cut(rollback),
+            End::PowerCut | End::PowerCutInCheckpoint | End::RollBack => {
+                let (is_torn, is_reordered) = self.nodes[at].devices.power_cut(rollback);
+                self.report.torn += usize::from(is_torn);
+                self.report.reordered += usize::from(is_reordered);
+            }
         }
         self.nodes[at].devices.files().set_space(None);
         self.armed[at].power_cut = false;
@@ -314,6 +458,16 @@ impl World {
                         self.network.unblock(from, to);
                     }
                     self.release()?;
+                }
+            }
+            Lasting::Flapping(flapping) => {
+                if self.phase == Phase::Safety {
+                    self.change_way(flapping)?;
+                }
+            }
+            Lasting::Clone => {
+                if self.phase == Phase::Safety {
+                    self.end_clone()?;
                 }
             }
             Lasting::SlowNetwork => self.network.extra_delay_us = 0,
@@ -346,9 +500,11 @@ impl World {
         self.scenario.slow_permille = 0;
         self.scenario.delay_us = (50, 2_000);
         self.scenario.sync_us = (100, 1_000);
+        self.scenario.walk_gap_us = (1, 1_000);
         self.scenario.sync_interval_us = self.scenario.sync_interval_us.min(100_000);
         self.release()?;
-        for at in 0..self.nodes.len() {
+        self.end_clone()?;
+        for at in 0..self.members() {
             self.nodes[at].clock.frozen_ms = None;
             self.nodes[at].clock.strobe = None;
             self.nodes[at].clock.offset_ms = 0;
@@ -356,20 +512,30 @@ impl World {
             self.armed[at].in_checkpoint = false;
             self.armed[at].in_join = false;
             self.armed[at].in_adoption = false;
+            (self.armed[at].in_walk, self.armed[at].in_fetch, self.armed[at].in_feed) = (None, None, None);
             self.armed[at].in_recovery = None;
             self.armed[at].soon_after_start = false;
-            // A disk with faults that wait for their moment is rid of them by a restart.
-            if self.nodes[at].process.is_some() {
+            // A disk with faults that wait for their moment is rid of them by a restart, and a damaged one by a repair.
+            if self.evidence[at].is_damaged() {
+                self.stop_to_mend(at)?;
+            } else if self.nodes[at].process.is_some() {
                 self.stop_or_keep(at)?;
             } else {
                 self.after(1_000, Event::Start { at });
             }
-            for server_id in 1..=self.nodes.len() as u32 {
+            for server_id in 1..=self.members() as u32 {
                 let tag = self.admin_tag();
                 self.push_input(at, Input::HealLink(tag, server_id), None);
             }
         }
         Ok(())
+    }
+
+    fn stop_to_mend(&mut self, at: usize) -> Checked {
+        if self.nodes[at].process.is_some() {
+            self.stop(at, End::Kill)?;
+        }
+        self.mend_disk(at)
     }
 
     fn stop_or_keep(&mut self, at: usize) -> Checked {

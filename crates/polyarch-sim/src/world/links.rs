@@ -9,7 +9,10 @@ use polyarch_protocol::{FeedStep, Input, LinkId};
 
 use super::network::Parcel;
 use super::{Event, World};
-use crate::invariants::{Checked, Violation, nothing_leaves_before_durable, older_links_stay_as_they_were};
+use crate::fault::Fault;
+use crate::invariants::{
+    Checked, Violation, link_carries_once, nothing_leaves_before_durable, older_links_stay_as_they_were,
+};
 use crate::node::{LinkEnd, Process};
 
 /// Groups of a stream that may be on their way.
@@ -54,6 +57,9 @@ impl World {
                     end.arrived.push_back((stream, frame));
                 }
                 self.hand_over(at, link)?;
+                if self.is_the_moment(at, |armed| &mut armed.in_feed, Fault::LoseLinkInFeed) {
+                    self.break_link(link);
+                }
             }
             Parcel::Taken { stream } => {
                 if let Some(serving) = self.end(at, link).and_then(|end| end.serving.as_mut())
@@ -104,6 +110,7 @@ impl World {
         match serving.feed.poll(log, group_bytes) {
             FeedStep::Group(group) => {
                 serving.in_flight += 1;
+                link_carries_once::check(at as u32 + 1, link, &mut serving.sent, &group)?;
                 self.check_leaving_group(at, &group)?;
                 let frame = Bytes::from(group.encode());
                 self.meter_group(&group, &frame);
@@ -136,17 +143,19 @@ impl World {
         let Some(process) = &self.nodes[at].process else { return };
         let mut wanted: BTreeSet<usize> =
             process.replica.members_to_dial().map(|member| member.server_id as usize - 1).collect();
-        if process.links.is_empty() {
+        if process.links.is_empty() || !process.replica.knows_other_members() {
             wanted.extend((0..self.scenario.seeds_max).filter(|to| *to != at));
         }
         if seeded_bug("dials-everyone") {
-            wanted.extend((0..self.nodes.len()).filter(|to| *to != at));
+            wanted.extend((0..self.members()).filter(|to| *to != at));
         }
         for end in process.links.values() {
-            wanted.remove(&end.peer);
+            wanted.remove(&self.member_of(end.peer));
         }
+        wanted.remove(&self.member_of(at));
         wanted.retain(|to| !process.replica.cut().contains(&(*to as u32 + 1)));
         for to in in_some_order(wanted) {
+            let to = self.one_of_twins(to);
             let is_reachable = !self.network.is_blocked(at, to) && !self.network.is_blocked(to, at);
             if self.dials.contains(&(at, to))
                 || !is_reachable
@@ -187,7 +196,8 @@ impl World {
             };
             process.links.insert(LinkId(id), end);
             let server_id = self.nodes[peer].server_id;
-            let address = format!("node-{server_id}:7400");
+            let machine = if peer < self.members() { "node" } else { "clone" };
+            let address = format!("{machine}-{server_id}:7400");
             let input = Input::LinkUp { link: LinkId(id), server_id, dialed: side == 0, version, address };
             self.push_input(at, input, None);
         }

@@ -4,7 +4,9 @@
 //! were scheduled; everything else is drawn from the seed. So a seed is a run.
 
 mod clients;
+mod clones;
 mod counted;
+mod damage;
 mod faults;
 mod happened;
 mod images;
@@ -14,6 +16,7 @@ mod network;
 mod nodes;
 mod operators;
 mod queue;
+mod repairs;
 mod scripted;
 mod snapshots;
 mod streams;
@@ -24,24 +27,27 @@ use std::fmt;
 use bytes::Bytes;
 use polyarch_crdt::ClusterKey;
 use polyarch_protocol::catalog::KeyspaceKind;
-use polyarch_protocol::peer::ClusterId;
-use polyarch_protocol::{KeyspaceId, RecordKey, SnapshotId};
+use polyarch_protocol::peer::{ClusterId, PeerVersion};
+use polyarch_protocol::{Durability, KeyspaceId, RecordKey, SnapshotId};
 use polyarch_store::state::ScanRange;
 
 use crate::case::Case;
 use crate::coverage::{self, Kind, Times};
 use crate::disk::Devices;
+use crate::evidence::Evidence;
+use crate::fault::Fault;
+use crate::formation::Formation;
 use crate::history::History;
 use crate::invariants::equal_applied_sets_equal_digests::{self, Digests};
 use crate::invariants::lost_own_is_told::Told;
 use crate::invariants::{
-    Checked, Violation, acked_is_durable, converges, full_disk_is_survived, interval_loses_a_suffix, no_lost_sibling,
-    register_shows_unsuperseded,
+    Checked, Violation, acked_is_durable, believed_was_had, converges, full_disk_is_survived, interval_loses_a_suffix,
+    no_lost_sibling, register_shows_unsuperseded,
 };
 use crate::node::{Node, WallClock};
 use crate::registers::{Registers, Seen, shown_of};
 use crate::rng::Rng;
-use crate::scenario::{Act, Fault, LogRemoval, Scenario};
+use crate::scenario::{Act, LogRemoval, Scenario};
 use crate::trace::{Sink, Trace};
 use clients::Client;
 pub use happened::{Drawn, Happening};
@@ -49,6 +55,7 @@ use meter::Meter;
 use network::{Network, Parcel};
 use operators::Operators;
 use queue::Queue;
+pub use repairs::Salvaging;
 pub use scripted::Replace;
 pub use snapshots::Snapshots;
 use streams::Streams;
@@ -57,7 +64,7 @@ use streams::Streams;
 const CLUSTER: ClusterId = ClusterId(0x9019_a7c4);
 /// How long nodes have, after all faults ended, until they must be equal.
 const CONVERGENCE_BOUND_MS: u64 = 30_000;
-/// The same where logs are cut: all nodes may need snapshots of each other, and each that is joined ends
+/// The same where logs are cut, or begin anew after a repair: all nodes may need snapshots of each other, and each that is joined ends
 /// those that are sent from there.
 const CONVERGENCE_BY_SNAPSHOTS_BOUND_MS: u64 = 60_000;
 /// A run that has not ended by then never does.
@@ -72,6 +79,12 @@ pub struct Report {
     pub trace_hash: u64,
     /// Client operations that were answered.
     pub operations: usize,
+    /// How many machines there were, and how they were linked at first.
+    pub formation: Option<Formation>,
+    /// Whether the network let only some of them talk with each other.
+    pub is_reach_limited: bool,
+    /// Whether some spoke another version with each other than the newest.
+    pub versions_are_mixed: bool,
     /// Faults that happened, by kind.
     pub faults: BTreeMap<Fault, usize>,
     /// What operators did, by kind.
@@ -100,6 +113,14 @@ pub struct Report {
     pub bases: usize,
     /// What became of snapshots.
     pub snapshots: SnapshotReport,
+    /// Power cuts that left a part of what a file was to have.
+    pub torn: usize,
+    /// Of these, those that left a page and not one before it.
+    pub reordered: usize,
+    /// Repairs, by whether they kept the records.
+    pub repairs: BTreeMap<bool, usize>,
+    /// Times that all of what a repair had found was applied.
+    pub salvages_applied: usize,
     /// Times a node started.
     pub starts: usize,
     /// Milliseconds of virtual time.
@@ -170,8 +191,15 @@ pub struct World {
     founding: Seen,
     dials: BTreeSet<(usize, usize)>,
     images: Vec<images::Images>,
+    /// What is known of each node's disk.
+    evidence: Vec<Evidence>,
+    /// What each node ever had on its disk, as far as it was looked at.
+    ever_durable: Vec<Seen>,
+    /// Some disk gave back something else than was written, at some time.
+    was_damaged: bool,
     /// What each node's process told of its own write sets.
     told: Vec<Told>,
+    clones: clones::Clones,
     armed: Vec<faults::Armed>,
     operators: Operators,
     /// What crosses links, while anyone counts.
@@ -249,6 +277,12 @@ enum Event {
     Impatience { link: u64 },
     /// A node's process is started.
     Start { at: usize },
+    /// Someone mends a node that does not start.
+    Mend { at: usize },
+    /// Someone has a node's disk verified.
+    Verify { at: usize, boot: u64 },
+    /// A process goes on with what a repair left.
+    Salvage { at: usize, boot: u64 },
     /// A node's process ends.
     Stop { at: usize, boot: u64, how: faults::End },
     /// A fault happens.
@@ -282,9 +316,13 @@ impl World {
     }
 
     /// A world of a given scenario.
-    pub fn of(scenario: Scenario, seed: u64, sink: Sink) -> Self {
+    pub fn of(mut scenario: Scenario, seed: u64, sink: Sink) -> Self {
+        if scenario.has_clones {
+            scenario.durability.push(Durability::Sync);
+            scenario.versions.push(PeerVersion::NEWEST);
+        }
         let mut rng = Rng::stream(seed, "machines", &[]);
-        let nodes = (0..scenario.nodes).map(|at| Node {
+        let nodes = (0..scenario.machines()).map(|at| Node {
             server_id: at as u32 + 1,
             devices: Devices::new(rng.bits()),
             clock: WallClock {
@@ -299,15 +337,26 @@ impl World {
         });
         let nodes: Vec<Node> = nodes.collect();
         let clients = (0..scenario.clients)
-            .map(|at| Client::new(at % nodes.len(), Rng::stream(seed, "client", &[at as u64])))
+            .map(|at| Client::new(at % scenario.nodes, Rng::stream(seed, "client", &[at as u64])))
             .collect();
         let mut secret = [0; 32];
         secret[..8].copy_from_slice(&rng.bits().to_le_bytes());
         Self {
             history: History::new(nodes.len()),
             images: nodes.iter().map(|_| images::Images::default()).collect(),
+            evidence: vec![Evidence::default(); nodes.len()],
+            ever_durable: vec![Seen::default(); nodes.len()],
+            was_damaged: false,
+            clones: clones::Clones::default(),
             told: nodes.iter().map(|_| Told::default()).collect(),
             armed: vec![faults::Armed::default(); nodes.len()],
+            network: Network::new(scenario.reach.as_ref()),
+            report: Report {
+                formation: Some(scenario.formation),
+                is_reach_limited: scenario.reach.is_some(),
+                versions_are_mixed: scenario.versions.iter().any(|version| *version != scenario.versions[0]),
+                ..Report::default()
+            },
             nodes,
             clients,
             scenario,
@@ -319,7 +368,6 @@ impl World {
             now_us: 0,
             queue: Queue::default(),
             trace: Trace::new(sink),
-            network: Network::default(),
             digests: Digests::default(),
             phase: Phase::Founding,
             keyspaces: Vec::new(),
@@ -330,7 +378,6 @@ impl World {
             dials: BTreeSet::new(),
             operators: Operators::default(),
             meter: None,
-            report: Report::default(),
             requests_made: 0,
             fetches_made: 0,
         }
@@ -389,7 +436,7 @@ impl World {
 
     fn begin(&mut self) {
         let late = usize::from(self.scenario.joins_late_us.is_some());
-        for at in 0..self.nodes.len() - late {
+        for at in 0..self.members() - late {
             let delay_us = self.rng.below(20_000);
             self.after(delay_us, Event::Start { at });
         }
@@ -427,6 +474,9 @@ impl World {
             }
             Event::Impatience { link } => self.lose_patience(link),
             Event::Start { at } => self.start(at),
+            Event::Mend { at } => self.mend_disk(at),
+            Event::Verify { at, boot } => self.verify(at, boot),
+            Event::Salvage { at, boot } => self.salvage(at, boot),
             Event::Stop { at, boot, how } => self.stop_if(at, boot, how),
             Event::Fault => self.fault(),
             Event::FaultEnds(lasting) => self.fault_ends(lasting),
@@ -519,7 +569,7 @@ impl World {
                 self.after(delay_us, Event::Step { client });
             }
             if let Some(delay_us) = self.scenario.joins_late_us {
-                self.after(delay_us, Event::Start { at: self.nodes.len() - 1 });
+                self.after(delay_us, Event::Start { at: self.members() - 1 });
             }
             let gap_us = self.between(self.scenario.fault_gap_us);
             self.after(gap_us, Event::Fault);
@@ -532,14 +582,15 @@ impl World {
     fn review_liveness(&mut self, until_us: u64, rest_since_us: Option<u64>) -> Checked {
         self.rejoin_all();
         let is_quiet = self.clients.iter().all(Client::is_quiet)
-            && self.nodes.iter().all(|node| {
+            && self.nodes[..self.members()].iter().all(|node| {
                 let process = node.process.as_ref();
                 process.is_some_and(|p| p.is_at_rest() && !p.has_failed)
             });
-        let sets: Vec<&Seen> = (0..self.nodes.len()).map(|at| self.history.node(at).durable().seen()).collect();
+        let sets: Vec<&Seen> = (0..self.members()).map(|at| self.history.node(at).durable().seen()).collect();
         let are_equal = sets.windows(2).all(|pair| pair[0] == pair[1]);
         // A tick that waits to be handled disturbs no rest, but only what is handled can be looked at.
-        let is_rest = are_equal && self.check_order().is_ok();
+        let are_salvaged = (0..self.members()).all(|at| self.check_salvage(at).is_ok());
+        let is_rest = are_equal && are_salvaged && self.check_order().is_ok();
         let rest_since_us = is_rest.then(|| rest_since_us.unwrap_or(self.now_us));
         if is_quiet && rest_since_us.is_some_and(|since_us| self.now_us - since_us >= REST_US) {
             self.check_end()?;
@@ -553,18 +604,22 @@ impl World {
         let nodes: Vec<(u32, &Seen)> = self.nodes.iter().map(|node| node.server_id).zip(sets).collect();
         let bound_ms = self.convergence_bound_ms();
         converges::check(bound_ms, &nodes)?;
+        (0..self.members()).try_for_each(|at| self.check_salvage(at))?;
         self.check_order()?;
         Err(Violation::new(converges::NAME, format!("no rest {bound_ms} ms after all faults ended")))
     }
 
     fn check_end(&mut self) -> Checked {
-        for at in 0..self.nodes.len() {
+        let waiting = self.waiting_in_the_end();
+        for at in 0..self.members() {
             self.inspect(at)?;
             let server_id = self.nodes[at].server_id;
             let is_full = self.nodes[at].process.as_ref().is_some_and(|process| process.replica.is_full());
             full_disk_is_survived::check_end(server_id, is_full)?;
             let node = self.history.node(at);
-            acked_is_durable::check_everywhere(server_id, node.durable().seen(), self.history.acked_and_kept())?;
+            self.check_salvage(at)?;
+            let acked: Vec<_> = self.history.acked_and_kept().filter(|dot| !waiting.contains(dot)).collect();
+            acked_is_durable::check_everywhere(server_id, node.durable().seen(), acked.iter().copied())?;
             self.told[at].check_end(server_id, |origin| self.history.is_missing(at, origin))?;
             interval_loses_a_suffix::check_gone(server_id, node.staged().seen(), self.history.lost())?;
             let fresh = Registers::of(node.order());
@@ -576,7 +631,7 @@ impl World {
                 return Err(Violation::new(register_shows_unsuperseded::NAME, what));
             }
             let applied: Vec<_> = node.order().iter().collect();
-            no_lost_sibling::check(server_id, &applied, self.history.acked_and_kept(), &shown)?;
+            no_lost_sibling::check(server_id, &applied, acked, &shown)?;
         }
         self.note(format_args!("all nodes are equal"));
         Ok(())
@@ -599,6 +654,23 @@ impl World {
         self.inspect(at)?;
         let delay_us = self.between((300_000, 1_500_000));
         self.after(delay_us, Event::Inspect { at, boot });
+        Ok(())
+    }
+
+    /// What a node holds others to have is what they had.
+    fn check_beliefs(&mut self, at: usize) -> Checked {
+        for other in 0..self.nodes.len() {
+            let member = self.member_of(other);
+            self.ever_durable[member].join(self.history.node(other).durable().seen());
+        }
+        let Some(process) = &self.nodes[at].process else { return Ok(()) };
+        let member = self.member_of(at);
+        let others = self.ever_durable[..self.members()].iter().enumerate();
+        for (other, ever) in others.filter(|(other, _)| *other != member) {
+            if let Some(believed) = process.replica.applied_of(other as u32 + 1) {
+                believed_was_had::check(self.nodes[at].server_id, other as u32 + 1, &believed, ever)?;
+            }
+        }
         Ok(())
     }
 
@@ -631,6 +703,10 @@ impl World {
         if let Some(key) = published.live_keys().find(|key| !shown_keys.contains(key)) {
             register_shows_unsuperseded::check(server_id, "published", key, &[], &published.live(key))?;
         }
+        self.check_beliefs(at)?;
+        let node = &self.nodes[at];
+        let published = self.history.node(at).published();
+        let Some(process) = &node.process else { return Ok(()) };
         if self.history.node(at).staged().seen() == published.seen() {
             let kept = process.replica.frontier().digest.total();
             equal_applied_sets_equal_digests::check_recount(server_id, kept, counted.total())?;
@@ -642,6 +718,7 @@ impl World {
 impl World {
     fn convergence_bound_ms(&self) -> u64 {
         match self.scenario.log_removal {
+            _ if self.was_damaged => CONVERGENCE_BY_SNAPSHOTS_BOUND_MS,
             LogRemoval::Cuts => CONVERGENCE_BY_SNAPSHOTS_BOUND_MS,
             LogRemoval::Nothing | LogRemoval::WhatAllHave => CONVERGENCE_BOUND_MS,
         }

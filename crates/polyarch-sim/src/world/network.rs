@@ -1,8 +1,10 @@
 //! Links between processes: ordered within a stream, slow, breakable, and blind to some directions.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
+
+use crate::invariants::links_are_as_planned::Pair;
 
 /// What travels on a link.
 #[derive(Debug, Clone)]
@@ -51,11 +53,20 @@ pub(super) struct Network {
     links: BTreeMap<u64, Link>,
     links_made: u64,
     blocked: BTreeMap<(usize, usize), u32>,
+    /// Who can reach whom at all, if not everyone everyone.
+    reach: Option<BTreeSet<(usize, usize)>>,
     /// Added to every delay.
     pub(super) extra_delay_us: u64,
 }
 
 impl Network {
+    /// One that lets only these pairs of server ids talk, if any are named.
+    pub(super) fn new(reach: Option<&BTreeSet<Pair>>) -> Self {
+        let directions =
+            |(one, two): &Pair| [(*one as usize - 1, *two as usize - 1), (*two as usize - 1, *one as usize - 1)];
+        Self { reach: reach.map(|pairs| pairs.iter().flat_map(directions).collect()), ..Self::default() }
+    }
+
     pub(super) fn connect(&mut self, ends: [(usize, u64); 2]) -> u64 {
         self.links_made += 1;
         let link = Link { ends, arrivals: Default::default(), held: Default::default() };
@@ -83,7 +94,12 @@ impl Network {
     }
 
     pub(super) fn is_blocked(&self, from: usize, to: usize) -> bool {
-        self.blocked.contains_key(&(from, to))
+        self.blocked.contains_key(&(from, to)) || !self.may_reach(from, to)
+    }
+
+    /// Whether there is a way at all, open or closed.
+    pub(super) fn may_reach(&self, from: usize, to: usize) -> bool {
+        self.reach.as_ref().is_none_or(|reach| reach.contains(&(from, to)))
     }
 
     pub(super) fn block(&mut self, from: usize, to: usize) {

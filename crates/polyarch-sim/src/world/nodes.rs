@@ -31,7 +31,7 @@ pub(super) const ADMIN: u64 = u64::MAX;
 
 impl World {
     pub(super) fn start(&mut self, at: usize) -> Checked {
-        if self.nodes[at].process.is_some() {
+        if self.nodes[at].process.is_some() || !self.is_in_use(at) {
             return Ok(());
         }
         let server_id = self.nodes[at].server_id;
@@ -49,6 +49,11 @@ impl World {
                 self.note(format_args!("node {server_id} loses power while it starts: {error}"));
                 return self.stop(at, End::PowerCut);
             }
+            Err(error) if self.evidence[at].may_refuse() => {
+                self.note(format_args!("node {server_id} does not start: {error}"));
+                self.operator_mends(at);
+                return Ok(());
+            }
             Err(error) => return Err(node_always_starts::violation(server_id, &error.to_string())),
         }
         self.report.starts += 1;
@@ -56,6 +61,14 @@ impl World {
         self.note_late_join(at);
         let Some(process) = &self.nodes[at].process else { return Ok(()) };
         let heads = process.replica.frontier().heads.clone();
+        let recovered = Seen::from(heads.applied());
+        if self.history.node(at).is_adopting() {
+            // It may have come to its end, without anybody hearing of it.
+            self.evidence[at].is_cut_off = true;
+            self.armed[at].has_rolled_back = true;
+        }
+        self.note_damaged_end(at, &recovered)?;
+        self.evidence[at].recovered(|dot| recovered.includes(dot));
         self.history.recovered(at, server_id, self.scenario.durability[at], &heads)?;
         self.check_digest(at)?;
         self.inspect(at)?;
@@ -65,6 +78,8 @@ impl World {
             self.push_input(at, Input::Found(key), None);
         }
         self.find_snapshot(at);
+        self.find_salvage(at)?;
+        self.operator_verifies(at);
         let tick_us = self.rng.below(100_000);
         self.after(tick_us, Event::Tick { at, boot });
         let gap_us = self.between(self.scenario.checkpoint_gap_us);
@@ -79,7 +94,7 @@ impl World {
     }
 
     fn note_late_join(&mut self, at: usize) {
-        let is_late = self.scenario.joins_late_us.is_some() && at + 1 == self.nodes.len();
+        let is_late = self.scenario.joins_late_us.is_some() && at + 1 == self.members();
         if is_late && self.nodes[at].boot == 1 {
             let held = (0..at).map(|other| self.history.node(other).order().len()).max().unwrap_or(0);
             self.report.joined_after = held;
@@ -105,7 +120,7 @@ impl World {
         }
     }
 
-    fn store_config(&self) -> StoreConfig {
+    pub(super) fn store_config(&self) -> StoreConfig {
         let mut config = StoreConfig {
             checkpoint: CheckpointConfig { retry_log_bytes: 0, ..CheckpointConfig::default() },
             ..StoreConfig::default()
@@ -147,6 +162,11 @@ impl World {
                 self.handle(at, input, intent.as_ref())?;
             }
         }
+        self.after_handling(at, boot)
+    }
+
+    /// Shows, performs and syncs what was handled, as far as that is due.
+    pub(super) fn after_handling(&mut self, at: usize, boot: u64) -> Checked {
         if self.scenario.durability[at] == Durability::Interval {
             self.publish_staged(at)?;
         }
@@ -255,7 +275,7 @@ impl World {
 
     /// Removes what every member has, as the real driver does, once all have joined.
     fn remove_log(&mut self, at: usize) -> Checked {
-        let nodes = self.nodes.len();
+        let nodes = self.members();
         let server_id = self.nodes[at].server_id;
         let Some(process) = self.nodes[at].process.as_mut() else { return Ok(()) };
         let is_complete = process.replica.catalog().members().count() == nodes;
@@ -275,6 +295,7 @@ impl World {
             return Ok(());
         }
         let linked: BTreeSet<usize> = process.links.values().map(|end| end.peer).collect();
+        self.evidence[at].removed(&removed);
         self.report.segments_removed += removed.len();
         if linked.len() + 1 < nodes {
             self.report.segments_removed_from_afar += removed.len();
@@ -297,6 +318,7 @@ impl World {
         let end = process.durable_end;
         let removed = process.replica.storage_mut().store.remove_log_before(end).unwrap_or_default();
         if !removed.is_empty() {
+            self.evidence[at].removed(&removed);
             self.report.segments_cut += removed.len();
             self.note(format_args!("node {} cuts log segments {removed:?}", at + 1));
         }
@@ -304,7 +326,7 @@ impl World {
     }
 
     /// Hands one input to the replica, which may notice that the power has failed.
-    fn handle(&mut self, at: usize, input: Input, intent: Option<&Intent>) -> Checked {
+    pub(super) fn handle(&mut self, at: usize, input: Input, intent: Option<&Intent>) -> Checked {
         self.handle_and_check(at, input, intent)?;
         let has_failed = self.nodes[at].process.as_ref().is_some_and(|process| process.replica.has_failed());
         match has_failed && self.armed[at].power_cut {
@@ -329,8 +351,9 @@ impl World {
         if appended.is_empty() {
             return Ok(());
         }
+        let synced = process.durable_end;
         let mut changed = BTreeSet::new();
-        for bytes in &appended {
+        for (bytes, end) in &appended {
             let written = self.history.appended(at, server_id, bytes, intent)?;
             if let Some(removed) = &self.operators.removed {
                 removed.check(server_id, written.dot)?;
@@ -339,8 +362,13 @@ impl World {
                 self.meter_written(written.dot, bytes.len());
             }
             if written.dot.origin.server_id == server_id && !self.history.node(at).just_wrote(written.dot) {
-                self.told[at].came(written.dot);
+                let has_twin = self.clones.ever.contains(&self.member_of(at));
+                match has_twin || self.evidence[at].waiting().contains_key(&written.dot) {
+                    true => self.told[at].salvaged(written.dot),
+                    false => self.told[at].came(written.dot),
+                }
             }
+            self.evidence[at].appended(written.dot, bytes.len(), *end, synced);
             changed.extend(written.changes.iter().map(|change| change.key.clone()));
             self.trace.note(self.now_us, format_args!("node {server_id} applies {}", written.dot));
         }
@@ -424,7 +452,7 @@ impl World {
                 let boot = self.nodes[at].boot;
                 if let Some(end) = self.end(at, link.0) {
                     end.streams += 1;
-                    end.serving = Some(Serving { feed, stream: end.streams, in_flight: 0 });
+                    end.serving = Some(Serving { feed, stream: end.streams, sent: Seen::default(), in_flight: 0 });
                     let delay_us = self.rng.below(2_000);
                     self.after(delay_us, Event::PollFeed { at, boot, link: link.0 });
                 }
@@ -455,8 +483,9 @@ impl World {
                 let causes = no_alarm_without_cause::Causes {
                     topology_set_at_once: |dot| self.history.is_concurrent(dot, &topology),
                     was_removed: self.operators.ever_removed.contains(&server_id),
+                    had_twin: !self.clones.ever.is_empty(),
                     disk_was_full: self.armed[at].disk_was_full,
-                    logs_are_cut: self.scenario.log_removal == LogRemoval::Cuts,
+                    logs_are_cut: self.scenario.log_removal == LogRemoval::Cuts || self.was_damaged,
                 };
                 no_alarm_without_cause::check(server_id, &event, &causes)?;
                 match event {

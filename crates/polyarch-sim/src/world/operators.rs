@@ -55,10 +55,13 @@ impl World {
         if self.phase != Phase::Safety {
             return;
         }
-        let at = self.rng.index(self.nodes.len());
-        let early = self.nodes.len() - usize::from(self.scenario.joins_late_us.is_some());
+        let at = self.rng.index(self.members());
+        let early = self.members() - usize::from(self.scenario.joins_late_us.is_some());
         match self.members_known(at).is_some_and(|members| members.len() >= early) {
-            true => _ = self.set_topology(at, self.scenario.shape),
+            true => match self.scenario.formation.topology(&self.scenario.order) {
+                Some(topology) => _ = self.ask_for_topology(at, topology),
+                None => _ = self.set_topology(at, self.scenario.shape),
+            },
             false => self.after(100_000, Event::SetTopology),
         }
     }
@@ -89,8 +92,8 @@ impl World {
     }
 
     fn two_nodes(&mut self) -> (usize, usize) {
-        let at = self.rng.index(self.nodes.len());
-        (at, (at + 1 + self.rng.index(self.nodes.len() - 1)) % self.nodes.len())
+        let at = self.rng.index(self.members());
+        (at, (at + 1 + self.rng.index(self.members() - 1)) % self.members())
     }
 
     /// The members that a running node knows and that were not removed.
@@ -116,6 +119,10 @@ impl World {
     fn set_topology(&mut self, at: usize, shape: Shape) -> bool {
         let Some(members) = self.members_known(at) else { return false };
         let topology = self.draw_topology(shape, &members);
+        self.ask_for_topology(at, topology)
+    }
+
+    fn ask_for_topology(&mut self, at: usize, topology: Topology) -> bool {
         self.note(format_args!("an operator asks node {} for topology {topology}", at + 1));
         let tag = self.admin_tag();
         self.push_input(at, Input::SetTopology(tag, topology), None);
@@ -182,7 +189,7 @@ impl World {
         }
         self.operators.away = Some(at);
         if self.rng.chance(800) {
-            let others = (0..self.nodes.len()).filter(|other| *other != at);
+            let others = (0..self.members()).filter(|other| *other != at);
             self.block(others.flat_map(|other| [(at, other), (other, at)]).collect());
         }
         let delay_us = self.between((0, 2_000_000));
@@ -191,7 +198,7 @@ impl World {
     }
 
     pub(super) fn remove(&mut self, at: usize) {
-        let asked = (at + 1 + self.rng.index(self.nodes.len() - 1)) % self.nodes.len();
+        let asked = (at + 1 + self.rng.index(self.members() - 1)) % self.members();
         let change = MemberChange::Remove { force: true };
         if self.phase != Phase::Safety || self.operators.away != Some(at) {
             return;
@@ -226,7 +233,7 @@ impl World {
             self.nodes[other].process.as_ref().is_some_and(is_at_rest)
                 && self.history.node(other).member_status(server_id) == Some(MemberStatus::Removed)
         };
-        let others: Vec<usize> = (0..self.nodes.len()).filter(|other| *other != at).collect();
+        let others: Vec<usize> = (0..self.members()).filter(|other| *other != at).collect();
         // One may know of a removal before this one, and not yet of the return in between.
         let key = RecordKey::new(KeyspaceId::SYSTEM, &member_key(server_id));
         let know_the_same: BTreeSet<_> =
@@ -235,7 +242,10 @@ impl World {
             return;
         }
         let mut others_have = Seen::default();
-        others.iter().for_each(|other| others_have.join(self.history.node(*other).staged().seen()));
+        for other in &others {
+            others_have.join(self.history.node(*other).staged().seen());
+            self.evidence[*other].waiting().keys().for_each(|dot| others_have.add(*dot));
+        }
         self.note(format_args!("all others know that member {server_id} is removed"));
         self.report.removals += 1;
         self.operators.removed = Some(Removed { server_id, others_have });
@@ -250,7 +260,7 @@ impl World {
     /// Takes back whoever is drained or removed, wherever it is held to be.
     pub(super) fn rejoin_all(&mut self) {
         self.forget_who_is_away();
-        for at in 0..self.nodes.len() {
+        for at in 0..self.members() {
             let Some(process) = &self.nodes[at].process else { continue };
             let away = process.replica.catalog().members().filter(|member| !member.status.takes_writes());
             let away: Vec<u32> = away.map(|member| member.server_id).collect();
@@ -262,15 +272,17 @@ impl World {
 
     /// Whether the cluster looks as it was ordered: all members are back, and linked as planned.
     pub(super) fn check_order(&self) -> Checked {
-        let members: BTreeSet<u32> = self.nodes.iter().map(|node| node.server_id).collect();
-        for at in 0..self.nodes.len() {
+        let members: BTreeSet<u32> = (1..=self.members() as u32).collect();
+        for at in 0..self.members() {
             let history = self.history.node(at);
             for server_id in &members {
                 members_come_back::check(at as u32 + 1, *server_id, history.member_status(*server_id))?;
             }
         }
+        self.check_writes_are_taken()?;
         let topology = self.history.node(0).topology();
-        links_are_as_planned::check(&topology, &members, &self.links_up())
+        let can = |(one, two): Pair| self.network.may_reach(one as usize - 1, two as usize - 1);
+        links_are_as_planned::check(&topology, &members, can, &self.links_up())
     }
 
     /// The links that are up, the smaller server id first.

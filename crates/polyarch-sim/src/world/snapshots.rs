@@ -14,7 +14,10 @@ use super::faults::End;
 use super::network::Parcel;
 use super::{CLUSTER, Event, World};
 use crate::disk::{SimIncoming, SimJoinJob, SimJoined};
-use crate::invariants::{Checked, Violation, applied_once_and_in_order, nothing_leaves_before_durable};
+use crate::fault::Fault;
+use crate::invariants::{
+    Checked, Violation, applied_once_and_in_order, nothing_leaves_before_durable, pinned_log_stays,
+};
 use crate::registers::Seen;
 
 /// Walks that run at one time at a node.
@@ -148,7 +151,11 @@ impl World {
         let records = DonorRecords { records: &process.reader, log: &process.log, published_end: || published_end };
         let Some(walk) = process.snapshots.walks.get_mut(&(link, fetch)) else { return Ok(()) };
         let step = match walk.pin.is_valid() {
-            true => walk.source.poll(&records),
+            true => {
+                let step = walk.source.poll(&records);
+                pinned_log_stays::check(at as u32 + 1, self.evidence[at].log_is_damaged(), &step)?;
+                step
+            }
             false => SnapshotStep::Failed("it joined a snapshot itself".to_owned()),
         };
         match step {
@@ -158,6 +165,9 @@ impl World {
                 self.send(at, link, Parcel::Snapshot { fetch, frame });
                 let delay_us = self.between(self.scenario.walk_gap_us);
                 self.after(delay_us, again);
+                if self.is_the_moment(at, |armed| &mut armed.in_walk, Fault::KillDonor) {
+                    return self.end_suddenly(at);
+                }
             }
             SnapshotStep::AwaitDurable => {
                 process.snapshots.awaits_durable = true;
@@ -307,6 +317,10 @@ impl World {
     /// A part has come.
     pub(super) fn snapshot_part(&mut self, at: usize, fetch: u64, frame: &Bytes) -> Checked {
         let now_us = self.now_us;
+        if self.nodes[at].process.is_some() && self.is_the_moment(at, |armed| &mut armed.in_fetch, Fault::KillReceiver)
+        {
+            return self.end_suddenly(at);
+        }
         let Some(process) = self.nodes[at].process.as_mut() else { return Ok(()) };
         let files = process.replica.storage().store.snapshot_files().clone();
         let Some(fetching) = process.snapshots.fetching.as_mut().filter(|fetching| fetching.fetch == fetch) else {
@@ -442,7 +456,7 @@ impl World {
             Err(error) => {
                 let is_of_the_snapshot = error.is_of_the_snapshot();
                 self.note(format_args!("node {}: {error}", at + 1));
-                if is_of_the_snapshot {
+                if is_of_the_snapshot && !std::mem::take(&mut self.evidence[at].snapshot_is_damaged) {
                     // No donor sends, and no disk keeps, what cannot be joined.
                     let what = format!("node {} cannot join what its donor sent: {error}", at + 1);
                     return Err(Violation::new(crate::invariants::snapshots_can_be_joined::NAME, what));
@@ -530,6 +544,7 @@ impl World {
         // What the state was before cannot be had from the log.
         self.armed[at].has_rolled_back = true;
         let gained = self.history.adopted(at);
+        self.evidence[at].adopted(gained.iter().map(|written| &written.dot));
         self.note(format_args!("node {server_id} adopts a snapshot, {} write sets", gained.len()));
         for written in &gained {
             if let Some(removed) = &self.operators.removed {

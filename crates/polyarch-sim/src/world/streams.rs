@@ -127,6 +127,9 @@ impl World {
             | Event::LinkDown { at, .. }
             | Event::Start { at }
             | Event::Stop { at, .. }
+            | Event::Mend { at }
+            | Event::Verify { at, .. }
+            | Event::Salvage { at, .. }
             | Event::Remove { at }
             | Event::Request { at, .. }
             | Event::Inspect { at, .. } => Lasting::Node(*at),
