@@ -12,6 +12,7 @@ mod features;
 mod layers;
 mod licences;
 mod lockfile;
+mod promises;
 mod purity;
 mod text;
 mod tree;
