@@ -65,9 +65,8 @@ impl World {
         self.nodes[twin].clock = self.nodes[at].clock.clone();
         self.nodes[twin].devices.restore(&image, true);
         self.evidence[twin] = self.evidence[at].clone();
-        // What is staged is not yet on the disk.
-        let history = self.history.node(at);
-        let history = history.up_to(history.order().len() - history.unsynced().len());
+        // Of what is staged some may be on the disk: a group that goes over segments is written up to the last.
+        let history = self.history.node(at).clone();
         self.history.set_back(twin, history);
         self.armed[twin] = Armed { has_rolled_back: true, ..Armed::default() };
         self.clones.of = Some(at);
