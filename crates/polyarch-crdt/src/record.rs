@@ -121,7 +121,10 @@ impl Record {
     pub fn apply(&mut self, dot: Dot, hlc: Hlc, change: &FieldChange<'_>, applied: &AppliedSet) -> Outcome {
         let at = self.field_index(change.path);
         let field = &mut self.fields[at];
-        let dropped = field.drop_superseded(change.supersedes);
+        let dropped = match change.put {
+            None if seeded_bug("delete-removes-all") => std::mem::take(&mut field.siblings),
+            _ => field.drop_superseded(change.supersedes),
+        };
         if !seeded_bug("no-absorb") {
             let early = change.supersedes.iter().copied();
             field.note_absorb(early.filter(|old| *old != dot && !applied.includes(*old)));
@@ -154,7 +157,9 @@ impl Record {
                 for sibling in one.siblings.iter().filter(|s| two.keeps(s.dot, two_applied)) {
                     joined.insert(sibling.clone());
                 }
-                joined.note_absorb(one.absorb.iter().copied());
+                if !seeded_bug("absorb-left-out-of-join") {
+                    joined.note_absorb(one.absorb.iter().copied());
+                }
             }
             joined
         });
@@ -309,11 +314,16 @@ impl Field {
     /// Whether this side has nothing against `dot` being live.
     fn keeps(&self, dot: Dot, applied: &AppliedSet) -> bool {
         let live = self.siblings.binary_search_by_key(&dot, |s| s.dot).is_ok();
-        self.absorb.binary_search(&dot).is_err() && (live || !applied.includes(dot))
+        let absorbs = self.absorb.binary_search(&dot).is_ok() && !seeded_bug("absorb-left-out-of-join");
+        !absorbs && (live || !applied.includes(dot))
     }
 
     fn drop_superseded(&mut self, supersedes: &[Dot]) -> Vec<Sibling> {
-        self.siblings.extract_if(.., |sibling| supersedes.contains(&sibling.dot)).collect()
+        let is_superseded = |dot: Dot| match seeded_bug("context-is-a-maximum") {
+            true => supersedes.iter().any(|old| old.origin == dot.origin && old.seq >= dot.seq),
+            false => supersedes.contains(&dot),
+        };
+        self.siblings.extract_if(.., |sibling| is_superseded(sibling.dot)).collect()
     }
 
     fn note_absorb(&mut self, dots: impl Iterator<Item = Dot>) {

@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use polyarch_crdt::{Dot, Origin};
+use polyarch_crdt::{Dot, Origin, seeded_bug};
 
 use crate::chain::{ChainHead, ChainHeads};
 use crate::limits::wire;
@@ -140,7 +140,9 @@ impl Feed {
                 Err(reason) => refused.push(self.refuse(dot.origin, reason)),
             }
         }
-        for origin in joined.map_or_else(Vec::new, |heads| self.fallen_into(heads)) {
+        for origin in
+            joined.filter(|_| !seeded_bug("feeds-across-a-join")).map_or_else(Vec::new, |heads| self.fallen_into(heads))
+        {
             refused.push(self.refuse(origin, RefuseReason::LogRemoved));
         }
         match (refused.is_empty(), group.write_sets.is_empty(), at_end) {

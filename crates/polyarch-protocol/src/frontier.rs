@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use polyarch_crdt::{FieldChange, Hlc, Origin, Outcome};
+use polyarch_crdt::{FieldChange, Hlc, Origin, Outcome, seeded_bug};
 use serde::{Deserialize, Serialize};
 
 use crate::chain::ChainHeads;
@@ -113,7 +113,8 @@ impl Frontier {
         for sibling in &outcome.dropped {
             self.digest.remove(key, change.path, sibling);
         }
-        if let (true, Some(value)) = (outcome.added, change.put) {
+        let is_counted = outcome.added || (outcome.absorbed && seeded_bug("digest-counts-absorbed"));
+        if let (true, Some(value)) = (is_counted, change.put) {
             let added = polyarch_crdt::Sibling { dot: write_set.dot, hlc: write_set.hlc, value: value.clone() };
             self.digest.add(key, change.path, &added);
         }

@@ -14,7 +14,7 @@ pub struct Bug {
 }
 
 /// All bugs there are.
-pub const BUGS: [Bug; 25] = [
+pub const BUGS: [Bug; 43] = [
     Bug { name: "no-sync", what: "the log says that it is synced and is not" },
     Bug { name: "no-sync-at-recovery", what: "what a start finds in the page cache is taken for durable" },
     Bug {
@@ -52,6 +52,33 @@ pub const BUGS: [Bug; 25] = [
     Bug { name: "base-named-to-all", what: "a base is named to whoever may not have it" },
     Bug { name: "durable-instead-of-staged", what: "the coordinator looks at what is synced, not at what is staged" },
     Bug { name: "order-of-a-hash-set", what: "the simulator itself dials in an order that no seed gives" },
+    Bug {
+        name: "delete-removes-all",
+        what: "a delete removes all that is there when it comes, and not only what its writer saw",
+    },
+    Bug { name: "context-is-a-maximum", what: "a write removes all of an origin up to what its writer saw of it" },
+    Bug { name: "absorb-left-out-of-join", what: "a join of records leaves out what both sides are to absorb" },
+    Bug {
+        name: "absorb-not-pinned",
+        what: "a checkpoint takes absorb entries away from walks that began before their dots came",
+    },
+    Bug { name: "log-not-pinned", what: "segments of the log are removed that a walk is yet to read" },
+    Bug { name: "pins-outlive-a-join", what: "a walk goes on on a donor that has joined a snapshot itself" },
+    Bug { name: "join-under-the-end", what: "a snapshot's records are joined under what its donor had at the end" },
+    Bug { name: "feeds-across-a-join", what: "a feed goes on over the place where a snapshot was joined" },
+    Bug { name: "digest-counts-absorbed", what: "the digest counts a value that was absorbed" },
+    Bug {
+        name: "dependencies-left-out",
+        what: "a write set does not say what its origin applied since the one before",
+    },
+    Bug { name: "hlc-not-merged", what: "stamps of others do not move a node's own clock" },
+    Bug { name: "token-not-waited-for", what: "a node answers a session without what that has seen" },
+    Bug { name: "dials-only-planned", what: "members out of sight are not dialled" },
+    Bug { name: "checkpoint-of-what-is-staged", what: "a checkpoint holds what the log has not synced" },
+    Bug { name: "mark-without-flush", what: "a checkpoint is noted before the state is flushed" },
+    Bug { name: "log-cut-to-last-checkpoint", what: "the log goes back to the last checkpoint, not to the one before" },
+    Bug { name: "failed-sync-is-good", what: "a log whose sync failed goes on" },
+    Bug { name: "no-directory-sync", what: "a new segment's name is not synced" },
 ];
 
 /// The bug of a name.
@@ -82,6 +109,8 @@ pub(crate) fn switch_in_store(config: &mut StoreConfig) {
         config.log.bugs.ends_late_after_torn_group = seeded_bug("log-ends-late-after-torn-group");
         config.log.bugs.full_is_failed = seeded_bug("full-is-failed");
         config.bugs.absorb_removed_at_once = seeded_bug("absorb-removed-at-once");
+        config.bugs.absorb_not_pinned = seeded_bug("absorb-not-pinned");
+        config.bugs.log_not_pinned = seeded_bug("log-not-pinned");
         config.bugs.join_without_log = seeded_bug("join-without-log");
         config.bugs.reads_durable_instead_of_staged = seeded_bug("durable-instead-of-staged");
     }

@@ -49,6 +49,8 @@ pub struct WallClock {
     pub frozen_ms: Option<u64>,
     /// It jumps to and fro each so many microseconds, by so many milliseconds, if it does.
     pub strobe: Option<(u64, i64)>,
+    /// The least that a process here read of it.
+    pub least_ms: u64,
 }
 
 /// Unix milliseconds at which runs begin.
@@ -188,8 +190,10 @@ impl Node {
     }
 
     /// The time as a process here reads it.
-    pub fn now(&self, now_us: u64) -> Now {
-        Now { wall_ms: self.clock.read(now_us), mono_ms: now_us / 1_000 }
+    pub fn now(&mut self, now_us: u64) -> Now {
+        let wall_ms = self.clock.read(now_us);
+        self.clock.least_ms = self.clock.least_ms.min(wall_ms);
+        Now { wall_ms, mono_ms: now_us / 1_000 }
     }
 
     /// The running process, if it is the one that `boot` names and is not paused.

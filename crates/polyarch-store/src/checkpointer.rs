@@ -19,7 +19,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 
-use polyarch_crdt::{AppliedSet, Record};
+use polyarch_crdt::{AppliedSet, Record, seeded_bug};
 use polyarch_protocol::{Frontier, LogPosition, RecordKey};
 
 use crate::files::{Files, is_full};
@@ -293,7 +293,9 @@ impl<F: Files, S: StateStore> CheckpointJob<F, S> {
         };
         let checkpoint = Checkpoint { position: self.position, frontier: self.frontier, absorbing, provenance };
         self.state.apply_sorted(entries, &checkpoint)?;
-        self.state.flush()?;
+        if !seeded_bug("mark-without-flush") {
+            self.state.flush()?;
+        }
         if let Some(data) = mark_in {
             write_mark(&data, self.position).map_err(CheckpointError::Mark)?;
         }

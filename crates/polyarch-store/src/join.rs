@@ -21,7 +21,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use polyarch_crdt::{AppliedSet, Dot, Origin, Record};
+use polyarch_crdt::{AppliedSet, Dot, Origin, Record, seeded_bug};
 use polyarch_protocol::{
     ChainHeads, Digest, Frontier, LogPosition, LogReadError, LogSource, RecordKey, StorageError, WriteSet,
     WriteSetError,
@@ -230,7 +230,9 @@ impl<F: Files, S: StateStore> JoinJob<F, S> {
         let mut told = Told { goes_on, progress: JoinProgress::new() };
         let start = &snapshot.begun().start;
         let mut reader = snapshot.reader()?;
-        let ours = Sides { applied: pin.start().heads.applied(), other_applied: start.heads.applied() };
+        // Seeded bug: the records are taken for those of the donor's end.
+        let end = snapshot.heads().filter(|_| seeded_bug("join-under-the-end")).unwrap_or(&start.heads);
+        let ours = Sides { applied: pin.start().heads.applied(), other_applied: end.applied() };
         let state = next.state();
         let mut writer = Writer::new(&*state, &config);
         ours.merge(OwnRecords::new(&records, config.page_bytes), &mut reader, &mut writer, &mut told)?;

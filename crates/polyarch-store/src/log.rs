@@ -57,6 +57,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use polyarch_crdt::seeded_bug;
 use polyarch_protocol::limits::wire;
 use polyarch_protocol::{Bases, ChainHeads, LogPosition, LogReadError};
 
@@ -256,7 +257,12 @@ impl<F: Files> Log<F> {
         if self.end == self.durable_end {
             return Ok(self.durable_end);
         }
-        self.write_staged().inspect_err(|error| self.poison = Some(error.to_string()))?;
+        if let Err(error) = self.write_staged()
+            && !seeded_bug("failed-sync-is-good")
+        {
+            self.poison = Some(error.to_string());
+            return Err(error);
+        }
         let mut staged = std::mem::take(&mut self.staged);
         self.written = 0;
         self.publish(&staged);
@@ -541,7 +547,7 @@ impl<F: Files> Log<F> {
             return Ok(());
         }
         file.sync().map_err(LogError::write("sync", &name))?;
-        if group.begins.is_some() {
+        if group.begins.is_some() && !seeded_bug("no-directory-sync") {
             let synced = self.files.sync_directory();
             synced.map_err(LogError::write("sync the directory with", &name))?;
         }

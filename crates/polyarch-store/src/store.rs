@@ -18,7 +18,7 @@ use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use polyarch_crdt::Record;
+use polyarch_crdt::{Record, seeded_bug};
 use polyarch_protocol::{
     Bases, ChainHeads, Frontier, KeyspaceId, LogPosition, RecordKey, Records, Storage, StorageError,
 };
@@ -327,6 +327,9 @@ impl<F: Files, S: StateStore> Store<F, S> {
 
     /// Whether nothing is staged, and all that is visible is durable.
     fn is_all_durable(&self) -> bool {
+        if seeded_bug("checkpoint-of-what-is-staged") {
+            return self.overlay.is_empty();
+        }
         self.overlay.is_empty() && self.log.staged_end() == self.log.durable_end()
     }
 
@@ -370,7 +373,8 @@ impl<F: Files, S: StateStore> Store<F, S> {
     /// takes nothing more until it is opened again.
     pub fn remove_log_before(&mut self, floor: LogPosition) -> Result<Vec<u64>, LogError> {
         let Some(before_last) = self.checkpointer.before_last() else { return Ok(Vec::new()) };
-        let keep = before_last.min(floor).min(self.pins.earliest().unwrap_or(floor));
+        let needed = if seeded_bug("log-cut-to-last-checkpoint") { self.checkpointed() } else { before_last };
+        let keep = needed.min(floor).min(self.pins.earliest().unwrap_or(floor));
         let Some(begins) = self.log.first_kept(keep) else { return Ok(Vec::new()) };
         // Whether the note is the old one or the new, nothing is missing yet.
         let noted = write_log_begins(&self.data, begins).map_err(LogError::ahead("write", LOG_BEGINS));
@@ -477,7 +481,9 @@ impl<F: Files, S: StateStore> Store<F, S> {
         let adopted = joined.adopt().map_err(AdoptError::State);
         let adopted = adopted.and_then(|adopted| self.commit(&adopted, frontier).map(|()| adopted));
         let Adopted { state, held, snapshot } = adopted.inspect_err(|error| self.log.poison(error.to_string()))?;
-        self.pins.invalidate();
+        if !seeded_bug("pins-outlive-a-join") {
+            self.pins.invalidate();
+        }
         let joined = held.frontier.clone();
         let published = Arc::clone(self.overlay.published());
         self.checkpointer = Checkpointer::new(self.checkpointer.config().clone(), published, held);

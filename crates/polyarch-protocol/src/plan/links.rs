@@ -21,6 +21,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use polyarch_crdt::seeded_bug;
+
 use crate::reach::LinkStates;
 use crate::topology::{self, Edge, Parts, Topology};
 
@@ -88,7 +90,7 @@ impl LinkPlan {
         note_since(&mut self.unseen_ms, &view.unseen, sight.now_ms);
         let is_due = |id: &u32, nth: u64| waited_ms(self.unseen_ms[id]) >= nth.saturating_mul(timings.dial_next_ms);
         let lost = view.lost.iter().filter(|id| !sight.cut.contains(id)).zip(0_u64..);
-        let others = lost.filter(|(id, nth)| is_due(id, *nth)).map(|(id, _)| id);
+        let others = lost.filter(|(id, nth)| is_due(id, *nth) && !seeded_bug("dials-only-planned")).map(|(id, _)| id);
         let own = sight.states.own();
         let dial = view.neighbours.iter().chain(others).filter(|id| !sight.cut.contains(id) && !own.names(**id));
         note_since(&mut self.unneeded_ms, &view.unneeded, sight.now_ms);

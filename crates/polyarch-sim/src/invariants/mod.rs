@@ -36,6 +36,7 @@ pub mod replays_exactly;
 pub mod salvage_is_applied;
 pub mod session_never_goes_back;
 pub mod snapshots_can_be_joined;
+pub mod stamps_follow_causality;
 pub mod supersedes_what_was_shown;
 
 /// What a check says.

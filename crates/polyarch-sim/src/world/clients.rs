@@ -252,7 +252,7 @@ impl World {
         let token = token.map_err(|error| Violation::new("messages_decode", error.to_string()))?.unwrap_or_default();
         let tag = waiting.tag;
         let Some(process) = self.nodes[at].process.as_mut() else { return Ok(()) };
-        if !process.published.includes_all(&token.seen) {
+        if !process.published.includes_all(&token.seen) && !seeded_bug("token-not-waited-for") {
             if self.now_us < waiting.deadline_us {
                 process.waiting.push(waiting);
                 return Ok(());

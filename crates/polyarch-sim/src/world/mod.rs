@@ -61,7 +61,7 @@ pub use snapshots::Snapshots;
 use streams::Streams;
 
 /// The cluster's id in every run.
-const CLUSTER: ClusterId = ClusterId(0x9019_a7c4);
+pub(crate) const CLUSTER: ClusterId = ClusterId(0x9019_a7c4);
 /// How long nodes have, after all faults ended, until they must be equal.
 const CONVERGENCE_BOUND_MS: u64 = 30_000;
 /// The same where logs are cut, or begin anew after a repair: all nodes may need snapshots of each other, and each that is joined ends
@@ -330,6 +330,7 @@ impl World {
                 step_ms: scenario.clock_step_ms,
                 frozen_ms: None,
                 strobe: None,
+                least_ms: u64::MAX,
             },
             process: None,
             boot: 0,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use polyarch_crdt::AppliedSet;
+use polyarch_crdt::{AppliedSet, seeded_bug};
 use polyarch_protocol::catalog::topology_key;
 use polyarch_protocol::client::ClientResponse;
 use polyarch_protocol::peer::PeerMessage;
@@ -20,10 +20,10 @@ use crate::invariants::lost_own_is_told::Told;
 use crate::invariants::{
     Checked, Violation, applied_once_and_in_order, base_is_applied, drained_takes_no_writes, full_disk_is_survived,
     log_stays_while_a_member_lacks_it, no_alarm_without_cause, node_always_starts, nothing_leaves_before_durable,
-    register_shows_unsuperseded,
+    register_shows_unsuperseded, stamps_follow_causality,
 };
 use crate::node::Serving;
-use crate::registers::{Seen, shown_of};
+use crate::registers::{Seen, Written, shown_of};
 use crate::scenario::LogRemoval;
 
 /// The connection of the one who creates keyspaces.
@@ -355,6 +355,7 @@ impl World {
         let mut changed = BTreeSet::new();
         for (bytes, end) in &appended {
             let written = self.history.appended(at, server_id, bytes, intent)?;
+            self.check_stamp(at, &written)?;
             if let Some(removed) = &self.operators.removed {
                 removed.check(server_id, written.dot)?;
             }
@@ -394,6 +395,19 @@ impl World {
             register_shows_unsuperseded::check(server_id, "staged", &key, &shown_of(record), &staged.live(&key))?;
         }
         self.check_digest(at)
+    }
+
+    /// Looks at the stamp of what a node has just written itself.
+    fn check_stamp(&self, at: usize, written: &Written) -> Checked {
+        let (history, node) = (self.history.node(at), &self.nodes[at]);
+        if !history.just_wrote(written.dot) {
+            return Ok(());
+        }
+        let applied =
+            history.order().iter().filter(|other| other.dot != written.dot).map(|other| (other.dot, other.hlc));
+        let ahead_max_ms = Timings::default().hlc_ahead_max_ms;
+        let merged_max_ms = node.clock.least_ms.saturating_add(ahead_max_ms);
+        stamps_follow_causality::check(written.dot, written.hlc, applied, merged_max_ms)
     }
 
     pub(super) fn check_digest(&mut self, at: usize) -> Checked {
@@ -634,9 +648,10 @@ impl World {
     }
 
     /// Begins a checkpoint if one is due and all is synced.
-    fn begin_due_checkpoint(&mut self, at: usize, boot: u64) {
+    pub(super) fn begin_due_checkpoint(&mut self, at: usize, boot: u64) {
         let Some(process) = self.nodes[at].process_of(boot) else { return };
-        if !process.is_checkpoint_due || process.is_staged() || process.checkpoint.is_some() || process.has_failed {
+        let is_staged = process.is_staged() && !seeded_bug("checkpoint-of-what-is-staged");
+        if !process.is_checkpoint_due || is_staged || process.checkpoint.is_some() || process.has_failed {
             return;
         }
         if process.snapshots.awaits_adoption() {

@@ -168,6 +168,7 @@ impl World {
                 if self.is_the_moment(at, |armed| &mut armed.in_walk, Fault::KillDonor) {
                     return self.end_suddenly(at);
                 }
+                self.checkpoint_within_walk(at, boot);
             }
             SnapshotStep::AwaitDurable => {
                 process.snapshots.awaits_durable = true;
@@ -184,6 +185,17 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Checkpoints let go of what no walk needs: some come between the parts of one.
+    fn checkpoint_within_walk(&mut self, at: usize, boot: u64) {
+        if !self.rng.chance(300) {
+            return;
+        }
+        if let Some(process) = self.nodes[at].process_of(boot) {
+            process.is_checkpoint_due = true;
+        }
+        self.begin_due_checkpoint(at, boot);
     }
 
     /// What a snapshot is joined up to is on the donor's disk.
