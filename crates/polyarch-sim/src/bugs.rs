@@ -14,7 +14,7 @@ pub struct Bug {
 }
 
 /// All bugs there are.
-pub const BUGS: [Bug; 43] = [
+pub const BUGS: [Bug; 42] = [
     Bug { name: "no-sync", what: "the log says that it is synced and is not" },
     Bug { name: "no-sync-at-recovery", what: "what a start finds in the page cache is taken for durable" },
     Bug {
@@ -58,10 +58,6 @@ pub const BUGS: [Bug; 43] = [
     },
     Bug { name: "context-is-a-maximum", what: "a write removes all of an origin up to what its writer saw of it" },
     Bug { name: "absorb-left-out-of-join", what: "a join of records leaves out what both sides are to absorb" },
-    Bug {
-        name: "absorb-not-pinned",
-        what: "a checkpoint takes absorb entries away from walks that began before their dots came",
-    },
     Bug { name: "log-not-pinned", what: "segments of the log are removed that a walk is yet to read" },
     Bug { name: "pins-outlive-a-join", what: "a walk goes on on a donor that has joined a snapshot itself" },
     Bug { name: "join-under-the-end", what: "a snapshot's records are joined under what its donor had at the end" },
@@ -109,7 +105,6 @@ pub(crate) fn switch_in_store(config: &mut StoreConfig) {
         config.log.bugs.ends_late_after_torn_group = seeded_bug("log-ends-late-after-torn-group");
         config.log.bugs.full_is_failed = seeded_bug("full-is-failed");
         config.bugs.absorb_removed_at_once = seeded_bug("absorb-removed-at-once");
-        config.bugs.absorb_not_pinned = seeded_bug("absorb-not-pinned");
         config.bugs.log_not_pinned = seeded_bug("log-not-pinned");
         config.bugs.join_without_log = seeded_bug("join-without-log");
         config.bugs.reads_durable_instead_of_staged = seeded_bug("durable-instead-of-staged");

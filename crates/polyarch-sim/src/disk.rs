@@ -159,6 +159,12 @@ impl Devices {
         (after.torn_crashes > before.torn_crashes, after.reordered_crashes > before.reordered_crashes)
     }
 
+    /// The power fails, and nothing that is not synced is left.
+    pub fn lose_unsynced(&self) {
+        self.files.lose_unsynced();
+        self.state.crash(Rollback::Unflushed);
+    }
+
     /// The process ends, the system goes on: the page cache keeps what was written.
     pub fn kill(&self) {
         self.files.restart();

@@ -10,6 +10,7 @@
 //! - [`registers`], [`History`]: what should be seen, worked out from the outside
 //! - [`evidence`]: what a damaged disk may cost, worked out from the outside too
 //! - [`script`], [`story`]: small worlds in which nothing happens but what is said
+//! - [`exhaustive`]: every order of a few events on three nodes
 //! - [`topologies`]: what each topology costs, counted in healthy clusters
 //! - [`bugs`]: bugs that a run can switch on, to show that it sees them
 //!
@@ -21,6 +22,7 @@ pub mod case;
 pub mod coverage;
 pub mod disk;
 pub mod evidence;
+pub mod exhaustive;
 pub mod fault;
 pub mod formation;
 pub mod invariants;

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use commands::cases::{replay, shrink};
+use commands::exhaust::{ExhaustArguments, exhaust};
 use commands::run::{Seeds, run};
 use commands::{clear_progress, processors, show_progress};
 use polyarch_sim::bugs::{self, BUGS, Bug};
@@ -61,6 +62,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Run every order of a few events on three nodes.
+    Exhaust(ExhaustArguments),
     /// Run each seeded bug until it is caught (needs the feature `seeded-bugs`).
     Bugs {
         /// Seeds after which a bug counts as missed.
@@ -92,6 +95,7 @@ fn main() -> ExitCode {
         Some(Command::Shrink { seed, bug, seconds, out }) => shrink(seed, bug, seconds, out),
         Some(Command::Replay { which, trace, bug }) => replay(&which, trace, bug),
         Some(Command::Topologies { nodes, json }) => count_topologies(&nodes, json),
+        Some(Command::Exhaust(arguments)) => exhaust(&arguments),
         Some(Command::Bugs { seeds, jobs }) => catch_bugs(seeds, jobs),
     }
 }

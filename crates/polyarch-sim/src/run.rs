@@ -106,7 +106,7 @@ pub fn take_panics() {
     }));
 }
 
-fn message(panic: &(dyn std::any::Any + Send)) -> String {
+pub(crate) fn message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     let at = PANICKED_AT.take();
     format!("{}{at}", text.unwrap_or("without a message"))

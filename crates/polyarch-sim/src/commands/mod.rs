@@ -1,6 +1,7 @@
 //! What the program does, one command a file.
 
 pub(crate) mod cases;
+pub(crate) mod exhaust;
 pub(crate) mod outside;
 pub(crate) mod run;
 

@@ -3,10 +3,11 @@
 use bytes::Bytes;
 use polyarch_protocol::catalog::{KeyspaceKind, MemberChange};
 use polyarch_protocol::client::{Refusal, Request, Response, Supersede, WriteChange, WriteRequest};
-use polyarch_protocol::{Input, RecordKey, Topology};
+use polyarch_protocol::{Input, KeyspaceId, RecordKey, Topology};
 
 use super::faults::End;
 use super::{Keyspace, Phase, World};
+use crate::disk::Image;
 use crate::history::{IntendedChange, Intent, Replaces};
 use crate::invariants::{Checked, Violation};
 use crate::scenario::Scenario;
@@ -181,6 +182,24 @@ impl World {
         let Some(process) = &self.nodes[at].process else { return ("down".into(), String::new()) };
         let digest = process.replica.frontier().digest.total();
         (process.published.to_string(), format!("{digest:032x}"))
+    }
+
+    /// What the disks hold.
+    pub(crate) fn images(&self) -> Vec<Image> {
+        self.nodes.iter().map(|node| node.devices.image()).collect()
+    }
+
+    /// The write sets in a node's log.
+    pub(crate) fn log_of(&self, at: usize) -> Vec<Bytes> {
+        self.history.node(at).order().iter().map(|written| written.bytes.clone()).collect()
+    }
+
+    /// The id of a keyspace.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub(crate) fn keyspace_id(&self, name: &str) -> Result<KeyspaceId, Violation> {
+        self.keyspace(name).map(|keyspace| keyspace.id)
     }
 
     fn keyspace(&self, name: &str) -> Result<Keyspace, Violation> {

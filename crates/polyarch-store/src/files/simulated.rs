@@ -160,6 +160,12 @@ impl SimulatedDisk {
         self.0.lock().crash();
     }
 
+    /// The power fails and comes back, and nothing that was not synced is left. Otherwise as
+    /// [`SimulatedDisk::crash`].
+    pub fn lose_unsynced(&self) {
+        self.0.lock().lose_unsynced();
+    }
+
     /// All processes end at once and the system goes on: nothing is lost yet. Open files are dead.
     pub fn restart(&self) {
         self.0.lock().begin_generation();
@@ -243,6 +249,18 @@ impl Disk {
         }
         self.counts.torn_crashes += u64::from(is_torn);
         self.counts.reordered_crashes += u64::from(is_reordered);
+    }
+
+    fn lose_unsynced(&mut self) {
+        self.begin_generation();
+        self.unsynced_names.clear();
+        self.names = self.durable_names.clone();
+        let names = &self.names;
+        self.files.retain(|id, _| names.values().any(|named| named == id));
+        for file in self.files.values_mut() {
+            file.dirty.clear();
+            file.bytes.clone_from(&file.durable);
+        }
     }
 
     fn begin_generation(&mut self) {
