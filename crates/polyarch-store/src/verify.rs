@@ -396,10 +396,9 @@ impl<S: StateStore> Walk<S> {
                 self.boundary(start, &heads, findings);
             }
             Some(counted) if *counted != heads => {
-                findings.add(
-                    start,
-                    format!("the segment's header does not fit the frames before it: {}", difference(counted, &heads)),
-                );
+                let what = difference(counted, &heads);
+                findings.add(start, format!("the segment's header does not fit the frames before it: {what}"));
+                self.cannot_compare();
             }
             Some(_) => {}
         }
@@ -481,6 +480,10 @@ impl<S: StateStore> Walk<S> {
     /// A write set that cannot be applied: the log is walked on, and records are no longer compared.
     fn pass_over(&mut self, end: LogPosition, findings: &mut Findings, what: impl fmt::Display) {
         findings.add(format!("log, before {end}"), what);
+        self.cannot_compare();
+    }
+
+    fn cannot_compare(&mut self) {
         self.upon_nothing = None;
         self.upon_state = None;
     }

@@ -1,17 +1,16 @@
 //! A store on a simulated disk is stopped at any point, and comes back as what was synced.
 
 use bytes::Bytes;
-use polyarch_crdt::{FieldPath, Hlc};
-use polyarch_protocol::{LogPosition, Storage, StorageError, WriteSet};
+use polyarch_crdt::{FieldPath, Hlc, Record};
+use polyarch_protocol::{ChainHeads, Frontier, LogPosition, Storage, StorageError, WriteSet};
 use polyarch_store::files::Files;
 use polyarch_store::files::simulated::SimulatedDisk;
-use polyarch_store::log::LogConfig;
-use polyarch_store::log::LogError;
+use polyarch_store::log::{Log, LogConfig, LogError};
 use polyarch_store::state::{MemoryOpener, MemoryState, Rollback, StateStore};
 use polyarch_store::{CheckpointConfig, OpenError, StateReport, StoreConfig, verify_parts};
 use proptest::prelude::*;
 
-use crate::support::{Model, Node, Sees, Write, key, write};
+use crate::support::{Model, Node, Sees, Write, encode, key, write};
 
 #[derive(Debug, Clone)]
 enum Op {
@@ -218,6 +217,29 @@ proptest! {
         let report = verify_parts(&disk.into(), &mut MemoryOpener::new(state), 10).unwrap();
         prop_assert!(report.is_clean(), "{:#?}", report);
     }
+}
+
+/// The header of the last segment says less than the frames before it add up to, and a write set comes again.
+#[test]
+fn a_segment_that_does_not_fit_is_told_and_ends_the_comparison() {
+    let disk = SimulatedDisk::new(1, 512);
+    let config = LogConfig { segment_bytes: 64, ..LogConfig::default() };
+    let (mut log, _) = Log::open(disk.clone(), config, None).unwrap();
+    let mut frontier = Frontier::default();
+    let mut append = |write_set: &Bytes, before: &ChainHeads| {
+        log.append(write_set, before).unwrap();
+        log.sync().unwrap();
+    };
+    let next = |frontier: &Frontier| encode(&put(1, 0, Sees::Nothing), frontier, |_| Record::default());
+    let first = next(&frontier);
+    append(&first.encode(), &ChainHeads::default());
+    frontier.heads.extend(first.dot, &first.encode());
+    let second = next(&frontier).encode();
+    append(&second, &frontier.heads);
+    append(&second, &frontier.heads);
+    let report = verify_parts(&disk.into(), &mut MemoryOpener::default(), 10).unwrap();
+    let what: Vec<_> = report.problems.iter().map(|problem| problem.what.as_str()).collect();
+    assert!(matches!(what[..], [only] if only.starts_with("the segment's header does not fit the frames")), "{what:?}");
 }
 
 fn put(number: u32, origin: u32, sees: Sees) -> Write {
