@@ -6,52 +6,29 @@
 
 mod support;
 
-use std::fs;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use polyarch_client::{Error, KeyspaceKind};
 use polyarch_protocol::client::Refusal;
+use support::clock::Clock;
 use support::{Cluster, eventually};
 
 /// How long nodes may take to notice a clock that is wrong, or right again.
 const NOTICED_WITHIN: Duration = Duration::from_secs(20);
 /// More than an hour, which is what a clock may be ahead.
-const AHEAD_S: u64 = 7_200;
+const AHEAD_S: i64 = 7_200;
 /// What a measured clock may differ from the truth on a loaded machine.
 const MEASURED_WITHIN_MS: u64 = 10_000;
-
-/// The wall clock of one node's processes, as they are told.
-struct Clock(PathBuf);
-
-impl Clock {
-    /// Shifts the clock of a node from its next start on; by nothing at first.
-    fn of(cluster: &mut Cluster, server_id: u32) -> Self {
-        let library = std::env::var("POLYARCH_FAKETIME").expect("POLYARCH_FAKETIME names libfaketime.so.1");
-        let clock = Self(cluster.directory().join(format!("clock-{server_id}")));
-        clock.set_ahead(0);
-        let node = cluster.node(server_id);
-        node.set_environment("LD_PRELOAD", &library);
-        node.set_environment("FAKETIME_TIMESTAMP_FILE", clock.0.to_str().expect("test paths are text"));
-        node.set_environment("FAKETIME_CACHE_DURATION", "1");
-        // Time-outs go by that one.
-        node.set_environment("FAKETIME_DONT_FAKE_MONOTONIC", "1");
-        clock
-    }
-
-    /// Replaces the file as a whole: it is read at any moment.
-    fn set_ahead(&self, seconds: u64) {
-        let next = self.0.with_extension("next");
-        fs::write(&next, format!("+{seconds}\n")).expect("the file can be written");
-        fs::rename(next, &self.0).expect("the file can be replaced");
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs libfaketime, named by POLYARCH_FAKETIME"]
 async fn a_node_whose_clock_is_ahead_takes_no_writes_until_it_is_right() {
     let mut cluster = Cluster::start(3);
-    let clock = Clock::of(&mut cluster, 3);
+    let clock = Clock::of(
+        &mut cluster,
+        3,
+        &std::env::var("POLYARCH_FAKETIME").expect("POLYARCH_FAKETIME names libfaketime.so.1"),
+    );
     cluster.node(3).stop();
     cluster.node(3).serve();
     cluster.wait_until_linked(NOTICED_WITHIN);
@@ -64,7 +41,7 @@ async fn a_node_whose_clock_is_ahead_takes_no_writes_until_it_is_right() {
     let status = eventually("node 3 to notice its clock", NOTICED_WITHIN, refused);
     let told = client.put("k", "key", "3").await.expect_err("it takes no writes");
     let Error::Refused(refusal @ Refusal::ClockAhead { ahead_ms, of }) = &told else { panic!("{told}") };
-    assert!(ahead_ms.abs_diff(AHEAD_S * 1_000) < MEASURED_WITHIN_MS, "{refusal}");
+    assert!(ahead_ms.abs_diff(AHEAD_S as u64 * 1_000) < MEASURED_WITHIN_MS, "{refusal}");
     assert_eq!((of.as_slice(), status["writes_refused"].as_str().is_some()), ([1, 2].as_slice(), true));
     // Neither do operators write there; all else goes on.
     let by_operator = cluster.polyarch(["topology", "set", "ring", "--node", &cluster.address(3)]);

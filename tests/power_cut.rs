@@ -11,66 +11,16 @@
 
 mod support;
 
-use std::fs::{self, File};
-use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::fs;
 use std::time::Duration;
 
 use polyarch_client::KeyspaceKind;
 use support::Cluster;
+use support::disk::Disk;
 use support::ledger::Ledger;
 use support::writers::{Rng, Writers, size};
 
 const SETTINGS: &str = "[storage]\nmemtable_mib = 1\nsegment_mib = 4\ncheckpoint_log_mib = 2\n";
-
-/// An ext4 file system in a file, mounted while this lives.
-struct Disk {
-    image: PathBuf,
-    mounted_at: PathBuf,
-}
-
-impl Disk {
-    fn make(directory: &Path, name: &str) -> Self {
-        let disk = Self { image: directory.join(format!("{name}.img")), mounted_at: directory.join(name) };
-        let file = File::create(&disk.image).expect("a file for the image");
-        file.set_len(512 << 20).expect("a sparse file");
-        fs::create_dir(&disk.mounted_at).expect("a mount point");
-        run("mkfs.ext4", &["-q", "-F", text(&disk.image)], &[0]);
-        disk.mount();
-        disk
-    }
-
-    fn mount(&self) {
-        run("mount", &["-o", "loop", text(&self.image), text(&self.mounted_at)], &[0]);
-    }
-
-    /// From this moment on nothing reaches the disk any more.
-    #[expect(unsafe_code, reason = "the only way to call an ioctl")]
-    fn cut_power(&self) {
-        /// `_IOR('X', 125, __u32)`, and "do not flush the journal".
-        const FS_IOC_SHUTDOWN: libc::c_ulong = 0x8004_587d;
-        const NO_LOG_FLUSH: u32 = 2;
-        let root = File::open(&self.mounted_at).expect("the mount point can be opened");
-        // SAFETY: the descriptor is open, and the request reads one u32.
-        let result = unsafe { libc::ioctl(root.as_raw_fd(), FS_IOC_SHUTDOWN, &NO_LOG_FLUSH) };
-        assert_eq!(result, 0, "cutting the power: {}", std::io::Error::last_os_error());
-    }
-
-    /// What happens when the machine starts again.
-    fn power_on(&self) {
-        run("umount", &[text(&self.mounted_at)], &[0]);
-        // 1: errors were corrected, as the journal's replay is.
-        run("e2fsck", &["-f", "-y", text(&self.image)], &[0, 1]);
-        self.mount();
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.mounted_at).output();
-    }
-}
 
 /// A cluster with each node's data on a disk of its own. The nodes go before the disks.
 struct CutCluster {
@@ -81,7 +31,7 @@ struct CutCluster {
 impl CutCluster {
     fn start(nodes: u32, bug: &str) -> Self {
         let mut cluster = Cluster::prepare(nodes);
-        let disks = (1..=nodes).map(|id| Disk::make(cluster.directory(), &format!("disk-{id}"))).collect();
+        let disks = (1..=nodes).map(|id| Disk::make(cluster.directory(), &format!("disk-{id}"), 512)).collect();
         for id in 1..=nodes {
             let node = cluster.node(id);
             let config = fs::read_to_string(node.config()).expect("`certs dev` wrote it");
@@ -162,14 +112,4 @@ async fn a_node_that_leaves_the_sync_out_is_found_out() {
     };
     println!("found: {}", lost.first().map_or("nothing", String::as_str));
     assert!(!lost.is_empty(), "a node without syncs passed: the test is blind (seed {seed})");
-}
-
-fn run(program: &str, arguments: &[&str], expected: &[i32]) {
-    let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"));
-    let code = output.status.code().unwrap_or(-1);
-    assert!(expected.contains(&code), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("test paths are text")
 }

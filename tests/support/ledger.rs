@@ -4,7 +4,7 @@
 //! whose context named it. A write that was not acknowledged may or may not have happened.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use polyarch_client::{Client, Dot};
 
@@ -13,6 +13,12 @@ use polyarch_client::{Client, Dot};
 pub(crate) struct Ledger {
     acked: Vec<Write>,
     unknown: Vec<Write>,
+    /// How long each acknowledged write took.
+    pub(crate) took: Vec<Duration>,
+    /// Writes that had no effect, as the node or the client library said.
+    pub(crate) refused: u64,
+    /// Reads that were answered.
+    pub(crate) reads: u64,
 }
 
 /// One write to one key of an `mv` keyspace, with a context or with none.
@@ -50,6 +56,9 @@ impl Ledger {
     pub(crate) fn merge(&mut self, other: Ledger) {
         self.acked.extend(other.acked);
         self.unknown.extend(other.unknown);
+        self.took.extend(other.took);
+        self.refused += other.refused;
+        self.reads += other.reads;
     }
 
     /// The acknowledged writes.

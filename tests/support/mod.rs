@@ -16,19 +16,23 @@
 // Each test file uses a part of it.
 #![allow(dead_code)]
 
+pub(crate) mod clock;
+pub(crate) mod disk;
 pub(crate) mod ledger;
+mod ports;
 pub(crate) mod writers;
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use polyarch_client::{Client, Profile};
+use ports::ReservedPorts;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -63,6 +67,8 @@ pub(crate) struct ClusterNode {
     /// What it runs.
     binary: PathBuf,
     environment: Vec<(String, String)>,
+    /// A program with arguments that becomes the binary; for a network of the node's own, or to look at its system calls.
+    wrapper: Vec<String>,
 }
 
 impl Cluster {
@@ -100,7 +106,7 @@ impl Cluster {
     fn prepare_of(binary: &Path, nodes: u32) -> Self {
         let directory = TempDir::with_prefix("polyarch-test-").expect("a temporary directory can be made");
         let ports = ReservedPorts::reserve(nodes);
-        let (count, base_port) = (nodes.to_string(), ports.base.to_string());
+        let (count, base_port) = (nodes.to_string(), ports.base().to_string());
         let mut command = command_of(binary);
         command.args(["certs", "dev", "--nodes", &count, "--base-port", &base_port, "--dir"]).arg(directory.path());
         finish(command, b"").ok();
@@ -111,6 +117,7 @@ impl Cluster {
             process: None,
             binary: binary.to_owned(),
             environment: Vec::new(),
+            wrapper: Vec::new(),
         };
         Self { nodes: (1..=nodes).map(node).collect(), directory, ports }
     }
@@ -144,7 +151,12 @@ impl Cluster {
 
     /// `HOST:PORT` of a node.
     pub(crate) fn address(&self, server_id: u32) -> String {
-        self.ports.address(server_id).to_string()
+        self.nodes[server_id as usize - 1].address.to_string()
+    }
+
+    /// Leaves its files where they are when it is dropped.
+    pub(crate) fn keep_files(&mut self) {
+        self.directory.disable_cleanup(true);
     }
 
     /// A UDP address of this cluster at which nobody listens.
@@ -328,10 +340,28 @@ impl ClusterNode {
         self.environment.push((name.to_owned(), value.to_owned()));
     }
 
+    /// Makes it listen elsewhere, and says where it and the others are found; from its next start on.
+    pub(crate) fn place(&mut self, listen: SocketAddr, advertise: SocketAddr, peers: &[SocketAddr]) {
+        let text = fs::read_to_string(self.config()).expect("`certs dev` wrote the configuration");
+        let stays = |line: &&str| !["listen =", "advertise =", "peers ="].iter().any(|key| line.starts_with(key));
+        let (before, sections) = text.split_once("\n[").expect("`certs dev` writes sections");
+        let before: Vec<&str> = before.lines().filter(stays).collect();
+        let peers: Vec<String> = peers.iter().map(SocketAddr::to_string).collect();
+        let placed = format!("listen = \"{listen}\"\nadvertise = [\"{advertise}\"]\npeers = {peers:?}");
+        let text = format!("{}\n{placed}\n\n[{sections}", before.join("\n"));
+        fs::write(self.config(), text).expect("the configuration can be written");
+        self.address = listen;
+    }
+
+    /// Runs its next processes by way of a program that becomes the binary; empty: as it is.
+    pub(crate) fn run_under(&mut self, wrapper: Vec<String>) {
+        self.wrapper = wrapper;
+    }
+
     /// Makes its data directory: node 1 founds the cluster, and the others join it.
     pub(crate) fn found(&self) {
         let verb = if self.server_id == 1 { "init" } else { "join" };
-        let mut command = command_of(&self.binary);
+        let mut command = self.command();
         command.args([verb, "--config"]).arg(self.config());
         finish(command, b"").ok();
     }
@@ -352,10 +382,17 @@ impl ClusterNode {
         serves
     }
 
+    fn command(&self) -> Command {
+        let Some((program, arguments)) = self.wrapper.split_first() else { return command_of(&self.binary) };
+        let mut command = command_of(Path::new(program));
+        command.args(arguments).arg(&self.binary);
+        command
+    }
+
     fn start(&mut self) -> Result<(), Result<String, mpsc::RecvTimeoutError>> {
         assert!(!self.is_running(), "node {} runs already", self.server_id);
         let log = File::options().create(true).append(true).open(self.log()).expect("a log file can be made");
-        let mut command = command_of(&self.binary);
+        let mut command = self.command();
         command.args(["serve", "--config"]).arg(self.config()).envs(self.environment.iter().cloned());
         let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn();
         let mut process = spawned.expect("the binary can be started");
@@ -558,37 +595,4 @@ fn first_line(stdout: impl std::io::Read + Send + 'static) -> mpsc::Receiver<Str
         let _ = std::io::copy(&mut lines, &mut std::io::sink());
     });
     receiver
-}
-
-/// UDP ports in a row, and one more, that no other test takes while this exists.
-struct ReservedPorts {
-    base: u16,
-    /// Nodes bind UDP. Tests, in this process or another, keep out of each other's way by the first one's TCP port.
-    _reservation: TcpListener,
-}
-
-impl ReservedPorts {
-    /// A block's size: so many nodes, less one, can a cluster have.
-    const BLOCK: u16 = 16;
-    /// Below the ports that systems give to sockets that ask for any.
-    const BLOCKS: std::ops::Range<u16> = 1_280..2_000;
-
-    fn reserve(nodes: u32) -> Self {
-        assert!(nodes < u32::from(Self::BLOCK), "a block has no more ports");
-        let blocks = Self::BLOCKS.end - Self::BLOCKS.start;
-        let first = u16::try_from(std::process::id() % u32::from(blocks)).expect("less than u16::MAX blocks");
-        let mut candidates = (0..blocks).map(|n| (Self::BLOCKS.start + (first + n) % blocks) * Self::BLOCK);
-        candidates.find_map(Self::try_reserve).expect("some block of ports is free")
-    }
-
-    fn try_reserve(base: u16) -> Option<Self> {
-        let reservation = TcpListener::bind((Ipv4Addr::LOCALHOST, base)).ok()?;
-        let is_free = |port| UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
-        (base..base + Self::BLOCK).all(is_free).then_some(Self { base, _reservation: reservation })
-    }
-
-    fn address(&self, server_id: u32) -> SocketAddr {
-        let offset = u16::try_from(server_id - 1).expect("a block is small");
-        SocketAddr::from((Ipv4Addr::LOCALHOST, self.base + offset))
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use polyarch_client::{Client, Supersede};
 use tokio::task::JoinSet;
@@ -15,19 +15,40 @@ pub(crate) struct Writers {
     stop: Arc<AtomicBool>,
 }
 
+/// How fast and how much writers write.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Pace {
+    /// The pause before each write.
+    pub(crate) every: Duration,
+    /// Values are longer by up to so many bytes.
+    pub(crate) padding: u64,
+}
+
 /// How many keys the writers meet on.
 const KEYS: u64 = 200;
 
 impl Writers {
     /// Starts so many writers on each client.
     pub(crate) fn start(clients: &[Client], on_each: usize, keyspace: &'static str, seed: u64) -> Self {
+        Self::start_paced(clients, on_each, keyspace, seed, Pace::default())
+    }
+
+    /// The same, at a pace.
+    pub(crate) fn start_paced(
+        clients: &[Client],
+        on_each: usize,
+        keyspace: &'static str,
+        seed: u64,
+        pace: Pace,
+    ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let mut tasks = JoinSet::new();
         for (at, client) in clients.iter().enumerate() {
             for writer in 0..on_each {
                 let name = format!("{seed:x}.{at}.{writer}");
                 let rng = Rng(seed ^ ((at as u64) << 32) ^ (writer as u64 + 1));
-                tasks.spawn(work(client.with_timeout(Duration::from_secs(2)), keyspace, name, rng, stop.clone()));
+                let client = client.with_timeout(Duration::from_secs(2));
+                tasks.spawn(work(client, keyspace, name, rng, stop.clone(), pace));
             }
         }
         Self { tasks, stop }
@@ -44,10 +65,20 @@ impl Writers {
     }
 }
 
-async fn work(client: Client, keyspace: &'static str, name: String, mut rng: Rng, stop: Arc<AtomicBool>) -> Ledger {
+async fn work(
+    client: Client,
+    keyspace: &'static str,
+    name: String,
+    mut rng: Rng,
+    stop: Arc<AtomicBool>,
+    pace: Pace,
+) -> Ledger {
     let mut ledger = Ledger::default();
     let mut count = 0;
     while !stop.load(Ordering::Relaxed) {
+        if !pace.every.is_zero() {
+            tokio::time::sleep(pace.every).await;
+        }
         count += 1;
         let key = format!("key-{:03}", rng.below(KEYS));
         // Half of the writes replace what was read before them, the others join the siblings;
@@ -56,15 +87,20 @@ async fn work(client: Client, keyspace: &'static str, name: String, mut rng: Rng
         let read = match blind {
             true => None,
             false => match client.get(keyspace, &key).await {
-                Ok(read) => read,
+                Ok(read) => {
+                    ledger.reads += 1;
+                    read
+                }
                 Err(_) => continue,
             },
         };
         let shown = read.iter().flat_map(|r| r.siblings()).map(|s| s.dot).collect();
         let supersede = read.as_ref().map_or(Supersede::Nothing, |r| r.shown());
         let deletes = read.is_some() && rng.below(10) < 2;
-        let value = (!deletes).then(|| format!("{name}#{count}"));
+        let padding = "-".repeat(rng.below(pace.padding + 1) as usize);
+        let value = (!deletes).then(|| format!("{name}#{count}{padding}"));
         let mut write = Write { key, value, shown, gtid: None, acked_at: None };
+        let begun = Instant::now();
         let done = match &write.value {
             Some(value) => client.put_with(keyspace, &write.key, value.clone(), supersede).await,
             None => client.delete_with(keyspace, &write.key, supersede).await,
@@ -72,10 +108,11 @@ async fn work(client: Client, keyspace: &'static str, name: String, mut rng: Rng
         match done {
             Ok(written) => {
                 write.gtid = written.dot;
+                ledger.took.push(begun.elapsed());
                 ledger.acked(write);
             }
             // Refused without effect, or never sent.
-            Err(error) if !error.is_outcome_unknown() => {}
+            Err(error) if !error.is_outcome_unknown() => ledger.refused += 1,
             Err(_) => ledger.unknown(write),
         }
     }
