@@ -23,7 +23,8 @@ use polyarch_protocol::{ChainHead, ChainHeads, Change, Dependencies, Effect, Key
 use polyarch_store::{BackupManifest, BackupReport, LogEntry, Problem, RepairReport, VerifyReport};
 use serde::Serialize;
 
-pub(crate) use input::{BatchChange, ImportRecord, ImportValue, supersede};
+pub(crate) use input::supersede;
+pub use input::{BatchChange, ImportRecord, ImportValue};
 
 use crate::commands::quarantine::to_do;
 use crate::commands::topology::{Shape, ShapeMember};

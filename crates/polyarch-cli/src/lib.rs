@@ -50,6 +50,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::arguments::Arguments;
+pub use crate::json::{BatchChange, ImportRecord, ImportValue};
 
 /// Runs the command that this process was given.
 pub fn main() -> ExitCode {

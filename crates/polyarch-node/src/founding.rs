@@ -49,16 +49,23 @@ impl NodeIdentity {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(StartError::Identity { path, problem: error.to_string() }),
         };
-        match toml::from_str::<Self>(&text) {
+        Self::parse(&text).map(Some).map_err(|problem| StartError::Identity { path, problem })
+    }
+
+    /// Reads the text of the file.
+    ///
+    /// # Errors
+    /// Says what is wrong when it cannot be understood.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match toml::from_str::<Self>(text) {
             Ok(identity) if identity.format == IDENTITY_FORMAT && identity.parsed_cluster_id().is_some() => {
-                Ok(Some(identity))
+                Ok(identity)
             }
             Ok(identity) if identity.format > IDENTITY_FORMAT => {
-                let problem = format!("its format is {}, this version knows {IDENTITY_FORMAT}", identity.format);
-                Err(StartError::Identity { path, problem })
+                Err(format!("its format is {}, this version knows {IDENTITY_FORMAT}", identity.format))
             }
-            Ok(_) => Err(StartError::Identity { path, problem: "its values make no sense".to_owned() }),
-            Err(error) => Err(StartError::Identity { path, problem: error.message().to_owned() }),
+            Ok(_) => Err("its values make no sense".to_owned()),
+            Err(error) => Err(error.message().to_owned()),
         }
     }
 

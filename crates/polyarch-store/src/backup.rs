@@ -153,10 +153,18 @@ impl BackupManifest {
         };
         let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
         let text = str::from_utf8(&bytes).map_err(|_| invalid("it is not text".to_owned()))?;
-        let parsed = |error: toml::de::Error| invalid(error.message().to_owned());
+        Self::parse(text).map(Some).map_err(invalid)
+    }
+
+    /// Reads the text of a manifest.
+    ///
+    /// # Errors
+    /// Says what is wrong when it is of a later format or not what was written.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let parsed = |error: toml::de::Error| error.message().to_owned();
         match toml::from_str::<Versioned>(text).map_err(parsed)?.format {
-            FORMAT => toml::from_str(text).map(Some).map_err(parsed),
-            format => Err(invalid(format!("its format is {format}, this version of polyarch knows {FORMAT}"))),
+            FORMAT => toml::from_str(text).map_err(parsed),
+            format => Err(format!("its format is {format}, this version of polyarch knows {FORMAT}")),
         }
     }
 

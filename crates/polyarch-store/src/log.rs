@@ -70,8 +70,7 @@ pub use inspect::{Inspected, LogInspection};
 pub use reader::LogReader;
 pub use recovery::Recovery;
 pub(crate) use recovery::{Survey, check_begins};
-pub use salvage::LogSalvaged;
-pub(crate) use salvage::salvage;
+pub use salvage::{LogSalvaged, salvage};
 
 use crate::files::{Directory, Files, LogFile, is_full};
 use format::{SegmentHeader, encode_frame, frame_bytes, segment_name};

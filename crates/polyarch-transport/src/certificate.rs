@@ -75,7 +75,21 @@ pub struct CertificateSummary {
 }
 
 impl CertificateSummary {
-    pub(crate) fn of(der: &[u8]) -> Result<Self, CertificateNameError> {
+    /// Reads a PEM file's text with exactly one certificate. Nothing is verified, least of all who issued it.
+    ///
+    /// # Errors
+    ///
+    /// When it is none, or names nobody.
+    pub fn from_pem(pem: &[u8]) -> Result<Self, CertificateError> {
+        Ok(Self::from_der(&one_certificate(pem)?)?)
+    }
+
+    /// The same of a certificate in DER.
+    ///
+    /// # Errors
+    ///
+    /// When it is none, or names nobody.
+    pub fn from_der(der: &[u8]) -> Result<Self, CertificateNameError> {
         let certificate = parse(der)?;
         let validity = certificate.validity();
         Ok(Self {
@@ -218,7 +232,7 @@ mod tests {
     proptest! {
         #[test]
         fn arbitrary_bytes_are_an_error_and_never_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
-            prop_assert!(CertificateSummary::of(&bytes).is_err());
+            prop_assert!(CertificateSummary::from_der(&bytes).is_err());
             let _ = one_certificate(&bytes);
         }
 
@@ -231,7 +245,7 @@ mod tests {
             params.subject_alt_names = vec![rcgen::SanType::URI("polyarch://c/node/1".try_into().unwrap())];
             let mut der = params.self_signed(&key).unwrap().der().to_vec();
             for (at, value) in flips { let at = at.index(der.len()); der[at] = value; }
-            let _ = CertificateSummary::of(&der);
+            let _ = CertificateSummary::from_der(&der);
         }
     }
 }

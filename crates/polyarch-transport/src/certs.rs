@@ -227,7 +227,7 @@ impl Authority {
         let files = CertificateFiles::of_authority(directory);
         let (cluster, certificate) =
             credentials::load_authority(&files.certificate, now).map_err(IssueError::Authority)?;
-        let summary = CertificateSummary::of(&certificate)
+        let summary = CertificateSummary::from_der(&certificate)
             .map_err(|cause| IssueError::Authority(CredentialsError::certificate(&files.certificate, cause.into())))?;
         let pem = credentials::read_key(&files.key).map_err(IssueError::Authority)?;
         let key = std::str::from_utf8(&pem)

@@ -311,7 +311,7 @@ fn read_certificate(path: &Path) -> Result<(CertificateSummary, CertificateDer<'
     let file = File::open(path).map_err(|cause| CredentialsError::io(path, cause))?;
     let pem = certificate::read_bounded(&file).map_err(refused)?;
     let certificate = certificate::one_certificate(&pem).map_err(refused)?;
-    let summary = CertificateSummary::of(&certificate).map_err(|cause| refused(cause.into()))?;
+    let summary = CertificateSummary::from_der(&certificate).map_err(|cause| refused(cause.into()))?;
     Ok((summary, certificate))
 }
 

@@ -31,17 +31,23 @@ enum BatchLine {
 
 /// A change of a batch.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct BatchChange {
-    pub(crate) keyspace: String,
-    pub(crate) key: Vec<u8>,
+pub struct BatchChange {
+    /// The keyspace's name or id.
+    pub keyspace: String,
+    /// At least one byte.
+    pub key: Vec<u8>,
     /// `None` deletes.
-    pub(crate) value: Option<Vec<u8>>,
-    pub(crate) supersede: Supersede,
+    pub value: Option<Vec<u8>>,
+    /// What it replaces.
+    pub supersede: Supersede,
 }
 
 impl BatchChange {
-    /// Reads a line of `batch`; the error says what is wrong with it.
-    pub(crate) fn parse(line: &[u8]) -> Result<Self, String> {
+    /// Reads a line of `batch`.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub fn parse(line: &[u8]) -> Result<Self, String> {
         match serde_json::from_slice(line).map_err(|error| json_problem(&error))? {
             BatchLine::Put { keyspace, key, key_base64, value, value_base64, context, nothing_seen } => Ok(Self {
                 keyspace,
@@ -87,25 +93,32 @@ struct ImportSibling {
 
 /// A record to import.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct ImportRecord {
-    pub(crate) key: Bytes,
+pub struct ImportRecord {
+    /// At least one byte.
+    pub key: Bytes,
     /// At least one.
-    pub(crate) values: Vec<ImportValue>,
+    pub values: Vec<ImportValue>,
     /// What its reader was shown.
-    pub(crate) context: Option<SealedContext>,
+    pub context: Option<SealedContext>,
 }
 
 /// A value to import, and what it was where it was read.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct ImportValue {
-    pub(crate) value: Bytes,
-    pub(crate) gtid: Option<Dot>,
-    pub(crate) hlc: Option<Hlc>,
+pub struct ImportValue {
+    /// The value.
+    pub value: Bytes,
+    /// The write set that put it there.
+    pub gtid: Option<Dot>,
+    /// That write set's stamp.
+    pub hlc: Option<Hlc>,
 }
 
 impl ImportRecord {
-    /// Reads a line of `import`; the error says what is wrong with it.
-    pub(crate) fn parse(line: &[u8]) -> Result<Self, String> {
+    /// Reads a line of `import`.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub fn parse(line: &[u8]) -> Result<Self, String> {
         let line: ImportLine = serde_json::from_slice(line).map_err(|error| json_problem(&error))?;
         let key = key_of(line.key, line.key_base64)?.into();
         let context = line.context.map(|context| context_of(&context)).transpose()?;

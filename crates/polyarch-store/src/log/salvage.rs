@@ -37,7 +37,7 @@ pub struct LogSalvaged {
 ///
 /// # Errors
 /// When a file cannot be read, a segment is of a newer version, some are of another log, or `found` fails.
-pub(crate) fn salvage<F: Files, E: From<LogError>>(
+pub fn salvage<F: Files, E: From<LogError>>(
     files: &F,
     mut found: impl FnMut(LogPosition, &[u8]) -> Result<(), E>,
 ) -> Result<LogSalvaged, E> {
