@@ -6,8 +6,8 @@ use crate::{assert_clean, assert_objects};
 /// Features that make a build unfit for use: bugs that can be switched on, a disk that forgets, and the root's feature
 /// that asks for the former to show that the power-cut test sees them.
 const NEVER_SHIPPED: &[&str] = &["seeded-bugs", "simulated-disk", "power-cut"];
-/// The one crate that may ask for them. Nothing that is shipped may depend on it.
-const SIMULATOR: &str = "polyarch-sim";
+/// The crates that may ask for them. Nothing that is shipped may depend on one.
+const NOT_SHIPPED: &[&str] = &["polyarch-sim", "polyarch-fuzz"];
 
 /// `polyarch-store/seeded-bugs`, `polyarch-store?/seeded-bugs` and `seeded-bugs` alike.
 fn is_never_shipped(feature: &str) -> bool {
@@ -16,10 +16,10 @@ fn is_never_shipped(feature: &str) -> bool {
 
 fn check_requests(manifests: &[Manifest]) -> Vec<String> {
     let mut violations = Vec::new();
-    for manifest in manifests.iter().filter(|manifest| manifest.package != SIMULATOR) {
+    for manifest in manifests.iter().filter(|manifest| !NOT_SHIPPED.contains(&manifest.package.as_str())) {
         for dependency in manifest.dependencies().iter().filter(|dependency| !dependency.is_dev) {
-            if dependency.name == SIMULATOR {
-                violations.push(format!("{}: only tests may depend on the simulator", manifest.path));
+            if NOT_SHIPPED.contains(&dependency.name) {
+                violations.push(format!("{}: only tests may depend on `{}`", manifest.path, dependency.name));
             }
             for feature in dependency.features().filter(|feature| is_never_shipped(feature)) {
                 violations.push(format!("{}: asks `{}` for `{feature}`", manifest.path, dependency.name));
@@ -45,7 +45,7 @@ fn check_resolved(resolved: &str) -> Vec<String> {
     let mut violations = Vec::new();
     for (package, features) in resolved.lines().filter_map(|line| line.split_once('|')) {
         let name = package.split(' ').next().unwrap_or_default();
-        if name == SIMULATOR {
+        if NOT_SHIPPED.contains(&name) {
             violations.push(format!("the binary contains `{name}`"));
         }
         let features = features.trim_end_matches(" (*)").split(',');
@@ -79,7 +79,8 @@ fn a_request_for_it_is_seen_wherever_it_stands() {
     assert_objects(&objections("[features]\ndefault = ['seeded-bugs']"), "seeded-bugs");
     assert_objects(&objections("[features]\ndefault = ['power-cut']\npower-cut = ['x/seeded-bugs']"), "power-cut");
     assert_objects(&objections("[features]\ncli = ['polyarch-store?/seeded-bugs']"), "seeded-bugs");
-    assert_objects(&objections("[build-dependencies]\npolyarch-sim.workspace = true"), "simulator");
+    assert_objects(&objections("[build-dependencies]\npolyarch-sim.workspace = true"), "polyarch-sim");
+    assert_objects(&objections("[dependencies]\npolyarch-fuzz.workspace = true"), "polyarch-fuzz");
     let everyone = "[workspace.dependencies]\nx = { path = 'x', features = ['seeded-bugs'] }";
     assert_objects(&objections(everyone), "for everyone");
     assert_clean(&objections("[features]\nseeded-bugs = ['polyarch-crdt/seeded-bugs']"));
@@ -90,5 +91,6 @@ fn a_request_for_it_is_seen_wherever_it_stands() {
 fn a_binary_with_it_is_seen() {
     assert_objects(&check_resolved("polyarch-store v0.1.0 (/x)|a,simulated-disk (*)"), "simulated-disk");
     assert_objects(&check_resolved("polyarch-sim v0.1.0 (/x)|"), "polyarch-sim");
+    assert_objects(&check_resolved("polyarch-fuzz v0.1.0 (/x)|"), "polyarch-fuzz");
     assert_clean(&check_resolved("polyarch-store v0.1.0 (/x)|default"));
 }

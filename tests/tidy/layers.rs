@@ -16,6 +16,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("polyarch-gateway", 4),
     ("polyarch-cli", 5),
     ("polyarch", 6),
+    ("polyarch-fuzz", 6),
 ];
 
 /// An outside world and the crates that may name it.
@@ -28,8 +29,8 @@ const WORLDS: &[(&str, &[&str])] = &[
     ("rcgen", &["polyarch-transport"]),
     ("socket2", &["polyarch-transport"]),
     ("x509-parser", &["polyarch-transport"]),
-    // The simulator is a program of its own.
-    ("clap", &["polyarch-cli", "polyarch-sim"]),
+    // The simulator and the fuzzer are programs of their own.
+    ("clap", &["polyarch-cli", "polyarch-fuzz", "polyarch-sim"]),
 ];
 
 fn layer(package: &str) -> Option<u8> {
