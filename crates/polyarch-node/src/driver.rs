@@ -472,7 +472,8 @@ impl Driver {
     fn signal_targets(&mut self) {
         let dial: Vec<_> = self.replica.members_to_dial().cloned().collect();
         let cut = self.replica.cut().clone();
-        let targets = Targets { dial, cut, knows_members: self.replica.knows_other_members() };
+        let (seen, wants_seeds) = (self.replica.in_sight(), self.replica.wants_seeds());
+        let targets = Targets { dial, cut, seen, wants_seeds };
         self.targets.send_if_modified(|known| {
             let changed = *known != targets;
             *known = targets;

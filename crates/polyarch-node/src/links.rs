@@ -26,6 +26,8 @@ use crate::driver::{ToDriver, ToDriverSender};
 use crate::snapshots::{Donor, give_up};
 use crate::{LogReader, random_u64};
 
+/// Beside links that are up the configured addresses are dialled again after so many times the longest backoff.
+const SEEDS_PAUSE_TIMES: u32 = 3;
 /// Control messages that may wait for a link; a peer that lets more of them wait loses the link.
 const CONTROL_MESSAGES_MAX: usize = 256;
 /// Control messages of a link that may be on their way into the replica.
@@ -94,14 +96,16 @@ pub(crate) struct Targets {
     pub(crate) dial: Vec<Member>,
     /// Members whose link an operator took down.
     pub(crate) cut: BTreeSet<u32>,
-    /// Whether another member is known. If not, whoever is linked may know as little.
-    pub(crate) knows_members: bool,
+    /// Whom links lead to already.
+    pub(crate) seen: BTreeSet<u32>,
+    /// Whether the configured addresses are dialled also beside links that are up.
+    pub(crate) wants_seeds: bool,
 }
 
 /// How dials are spaced.
 #[derive(Debug, Clone)]
 pub(crate) struct DialConfig {
-    /// Addresses from the configuration, for when nobody is linked, or nobody who knows the cluster.
+    /// Addresses from the configuration, for when nobody is linked, or not all members are in sight.
     pub(crate) seeds: Vec<String>,
     pub(crate) backoff_min: Duration,
     pub(crate) backoff_max: Duration,
@@ -146,8 +150,8 @@ impl Links {
         Self { endpoint, server_id, driver, log, targets, config, donor, next_link, linked, changed }
     }
 
-    /// Keeps dialling whom the replica names, and the configured addresses while there is no link or no member
-    /// is known.
+    /// Keeps dialling whom the replica names, and the configured addresses while there is no link, no member is
+    /// known, or one is out of sight.
     pub(crate) async fn dial(self: Arc<Self>) {
         let mut tasks = JoinSet::new();
         tasks.spawn(self.clone().dial_seeds());
@@ -209,7 +213,13 @@ impl Links {
             match self.connect_seed().await {
                 // Whoever it is may know no more than this node does: its end is not waited for.
                 Some((connection, id)) => _ = running.spawn(self.clone().run_dialed(connection, id)),
-                None => backoff.grow(),
+                None => {
+                    backoff.grow();
+                    // A member that is dead is out of sight for long, and all others may be linked.
+                    if !self.linked.lock().is_empty() {
+                        sleep(self.config.backoff_max * SEEDS_PAUSE_TIMES).await;
+                    }
+                }
             }
             while let Some(ended) = running.try_join_next() {
                 backoff.after_link(ended.unwrap_or_default());
@@ -218,10 +228,10 @@ impl Links {
         }
     }
 
-    /// Waits until nobody is linked, or nobody is known to be a member.
+    /// Waits until nobody is linked, or those who are do not lead to all members.
     async fn until_seeds_are_wanted(&self) {
         let (mut changed, mut targets) = (self.changed.subscribe(), self.targets.clone());
-        while targets.borrow_and_update().knows_members && !self.linked.lock().is_empty() {
+        while !targets.borrow_and_update().wants_seeds && !self.linked.lock().is_empty() {
             let is_over = tokio::select! {
                 changed = changed.changed() => changed.is_err(),
                 changed = targets.changed() => changed.is_err(),
@@ -233,7 +243,7 @@ impl Links {
     }
 
     /// Dials the configured addresses until one is that of a member who is wanted: neither this
-    /// node, which may be among them, nor one that is linked or whose link is cut.
+    /// node, which may be among them, nor one that links lead to or whose link is cut.
     async fn connect_seed(&self) -> Option<(Connection, u32)> {
         let dial = |seed: &String| {
             let (endpoint, targets, seed) = (self.endpoint.clone(), self.targets.clone(), seed.clone());
@@ -241,8 +251,11 @@ impl Links {
             let linked: BTreeSet<u32> = self.linked.lock().keys().copied().collect();
             async move {
                 let connection = connect(endpoint, &seed, Expect::AnyNode).await?;
-                let is_wanted =
-                    |id: u32| id != server_id && !linked.contains(&id) && !targets.borrow().cut.contains(&id);
+                let is_wanted = |id: u32| {
+                    let targets = targets.borrow();
+                    let is_there = linked.contains(&id) || (!linked.is_empty() && targets.seen.contains(&id));
+                    id != server_id && !is_there && !targets.cut.contains(&id)
+                };
                 match connection.identity().server_id() {
                     Some(id) if is_wanted(id) => Ok((connection, id)),
                     _ => {

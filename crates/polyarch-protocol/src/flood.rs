@@ -61,13 +61,16 @@ pub(crate) struct Flooded<E> {
     own: E,
     others: BTreeMap<u32, E>,
     members: BTreeSet<u32>,
+    /// Of servers that were members and are none now: nothing to go by, until they are taken back. One that was
+    /// heard before the news of its removal, and the news of its return after that, is not sent again.
+    gone: BTreeMap<u32, E>,
 }
 
 impl<E: Entry> Flooded<E> {
     /// What a process knows when it starts: what it says of itself, as version 1.
     pub(crate) fn new(mut own: E) -> Self {
         own.set_version(1);
-        Self { own, others: BTreeMap::new(), members: BTreeSet::new() }
+        Self { own, others: BTreeMap::new(), members: BTreeSet::new(), gone: BTreeMap::new() }
     }
 
     /// One's own.
@@ -120,17 +123,27 @@ impl<E: Entry> Flooded<E> {
         self.own.set_version(version.saturating_add(1).min(VERSION_MAX));
     }
 
-    /// Says who the members are now. Entries of those that were members and no longer are go; of
-    /// servers that were never known as members some are kept, for they may be about to be. Says
-    /// whether any went.
+    /// Says who the members are now. Entries of those that were members and no longer are do not count
+    /// until they are members again; of servers that were never known as members some are kept, for they may
+    /// be about to be. Says whether any went or came.
     pub(crate) fn retain(&mut self, members: &BTreeSet<u32>) -> bool {
         if self.members == *members {
             return false;
         }
-        let before = self.others.len();
-        self.members.difference(members).for_each(|id| _ = self.others.remove(id));
+        let mut has_changed = false;
+        for id in self.members.difference(members) {
+            let entry = self.others.remove(id);
+            has_changed |= entry.is_some();
+            self.gone.extend(entry.map(|entry| (*id, entry)));
+        }
+        for id in members.difference(&self.members) {
+            let known = self.others.get(id);
+            let newer = self.gone.remove(id).filter(|gone| known.is_none_or(|known| gone.is_newer_than(known)));
+            has_changed |= newer.is_some();
+            self.others.extend(newer.map(|entry| (*id, entry)));
+        }
         self.members.clone_from(members);
-        self.others.len() != before
+        has_changed
     }
 
     fn strangers(&self) -> usize {

@@ -142,7 +142,7 @@ impl Progress {
         self.entries.other(server_id).map(|entry| entry.applied.known_by(bases))
     }
 
-    /// Says who the members are now. Entries of those that were members and no longer are go; of
+    /// Says who the members are now. Entries of those that were members and no longer are do not count; of
     /// servers that were never known as members a few are kept, for they may be about to be.
     pub fn retain(&mut self, members: &BTreeSet<u32>) {
         let _ = self.entries.retain(members);

@@ -170,7 +170,7 @@ impl LinkStates {
         Taken::OwnOutdated { own: self.own().clone(), twin: foreign && entry.outdates == Some(boot_id) }
     }
 
-    /// Says who the members are now. Entries of those that were members and no longer are go; of
+    /// Says who the members are now. Entries of those that were members and no longer are do not count; of
     /// servers that were never known as members some are kept, for they may be about to be.
     pub fn retain(&mut self, members: &BTreeSet<u32>) {
         if self.entries.retain(members) {
@@ -338,6 +338,20 @@ mod tests {
         assert_eq!(states.entries().count(), 3 + STRANGERS_MAX);
         states.retain(&(1..=2_000).collect());
         assert_eq!(states.take(&entry(1_999, 1, 1, &[])), Taken::Newer, "a member has its place");
+    }
+
+    /// The news that a member was removed may come behind what it said since it was taken back, which nobody
+    /// says again.
+    #[test]
+    fn what_a_member_said_counts_again_when_it_is_taken_back() {
+        let mut states = states(&[2], &[(2, &[1, 4]), (4, &[2])]);
+        states.retain(&[1, 2, 4].into());
+        let before = states.changes();
+        states.retain(&[1, 2].into());
+        assert_eq!(states.component(1), [1, 2].into());
+        states.retain(&[1, 2, 4].into());
+        assert_eq!(states.component(1), [1, 2, 4].into());
+        assert!(states.changes() > before + 1, "plans are made anew");
     }
 
     /// What a process left behind, even in several parts of the cluster, is not a twin.

@@ -174,6 +174,15 @@ impl History {
         self.nodes[at].adopting = None;
     }
 
+    /// Its disk has these: all of what it was adopting, or nothing.
+    pub fn adoption_ends(&mut self, at: usize, has: &Seen) {
+        let adopting = self.nodes[at].adopting.as_ref();
+        match adopting.is_some_and(|gained| gained.iter().all(|written| has.includes(written.dot))) {
+            true => drop(self.adopted(at)),
+            false => self.adopts_not(at),
+        }
+    }
+
     /// It has: what came is durable and shown, at once. Returns that.
     pub fn adopted(&mut self, at: usize) -> Vec<Rc<Written>> {
         let node = &mut self.nodes[at];
@@ -196,11 +205,7 @@ impl History {
     /// it never had in this order.
     pub fn recovered(&mut self, at: usize, server_id: u32, durability: Durability, heads: &ChainHeads) -> Checked {
         let recovered = Seen::from(heads.applied());
-        let adopting = self.nodes[at].adopting.as_ref();
-        match adopting.is_some_and(|gained| gained.iter().all(|written| recovered.includes(written.dot))) {
-            true => drop(self.adopted(at)),
-            false => self.adopts_not(at),
-        }
+        self.adoption_ends(at, &recovered);
         let node = &self.nodes[at];
         acked_is_durable::check_recovered(server_id, node.durable.seen(), &recovered)?;
         let order = node.order.iter().map(|written| written.dot);
@@ -227,7 +232,7 @@ impl History {
         }
         let own = std::mem::take(&mut self.nodes[at].own);
         let others = self.nodes.iter().enumerate().filter(|(other, _)| *other != at);
-        let others = others.map(|(_, node)| node.staged.seen());
+        let others = others.map(|(_, node)| node.has_for_sure());
         let lost = interval_loses_a_suffix::check(server_id, &own, self.nodes[at].durable.seen(), recovered, others)?;
         match durability {
             Durability::Sync => acked_is_durable::check_lost(server_id, lost, &self.acked),
@@ -373,6 +378,12 @@ impl NodeHistory {
 
     fn note_stamp(&mut self, written: &Written) {
         note_stamp(&mut self.stamps, written);
+    }
+
+    /// What the node has, or will have when it comes up: of what was staged when an image of it was made nobody knows
+    /// how much is on that.
+    fn has_for_sure(&self) -> &Seen {
+        if self.is_set_back { self.durable.seen() } else { self.staged.seen() }
     }
 
     /// Whether it had begun to adopt a snapshot when its process ended.

@@ -482,10 +482,18 @@ impl<S: Storage> Replica<S> {
         self.dial.iter().filter_map(|server_id| self.catalog.member(*server_id))
     }
 
-    /// Whether another member is known. Until then the configured addresses are dialled also beside links that
-    /// are up: nodes that join at the same time may have met each other and none who is a member.
-    pub fn knows_other_members(&self) -> bool {
-        self.catalog.present().into_iter().any(|server_id| server_id != self.config.server_id)
+    /// Whom links that are up lead to from here, over whomever, with this node itself.
+    pub fn in_sight(&self) -> BTreeSet<u32> {
+        self.link_states.component(self.config.server_id)
+    }
+
+    /// Whether the configured addresses are to be dialled beside the members that are: while no other member is
+    /// known, or one of them is out of sight. Nodes that join at the same time may have met each other alone; and
+    /// who leads to the members that are known may be a member of which nothing was heard yet.
+    pub fn wants_seeds(&self) -> bool {
+        let (members, seen) = (self.catalog.present(), self.in_sight());
+        let mut others = members.iter().filter(|server_id| **server_id != self.config.server_id).peekable();
+        others.peek().is_none() || others.any(|id| !seen.contains(id) && !self.cut.contains(id))
     }
 
     /// The members whose link an operator took down.

@@ -40,6 +40,11 @@ impl World {
         at < self.members() || self.clones.of.is_some()
     }
 
+    /// Whether a member has a twin now.
+    pub(super) fn clones_are_about(&self) -> bool {
+        self.clones.of.is_some()
+    }
+
     /// The machine that answers who asks for a member: either of two twins.
     pub(super) fn one_of_twins(&mut self, at: usize) -> usize {
         match self.clones.of == Some(at) && self.rng.chance(500) {
@@ -70,6 +75,7 @@ impl World {
         self.history.set_back(twin, history);
         self.armed[twin] = Armed { has_rolled_back: true, ..Armed::default() };
         self.clones.of = Some(at);
+        self.forget_removal();
         self.clones.ever.insert(at);
         // Each meets what the other wrote, and does not miss what it never had.
         self.images[at].was_set_back = true;
@@ -84,7 +90,12 @@ impl World {
     pub(super) fn end_clone(&mut self) -> Checked {
         let Some(at) = self.clones.of.take() else { return Ok(()) };
         let twin = self.members();
-        let stays = if self.rng.chance(500) { at } else { twin };
+        let knows_all = |machine: usize| {
+            let history = self.history.node(machine).durable().seen();
+            history.missing_of(&self.founding).is_none() && !self.evidence[machine].is_damaged()
+        };
+        let may_stay = knows_all(twin) || self.is_known_beside(&[at]);
+        let stays = if may_stay && self.rng.chance(500) { twin } else { at };
         self.note(format_args!("the clone of node {} ends; machine {} stays", at + 1, stays + 1));
         self.stop(twin, End::Kill)?;
         if stays == twin {

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use polyarch_store::state::Rollback;
+
 use super::World;
 use super::faults::End;
 use crate::disk::{Part, segment_number};
@@ -47,12 +49,21 @@ impl World {
                 return Ok(false);
             }
         }
+        self.make_state_whole(at, part);
         let bytes = self.nodes[at].devices.contents(part, &name);
         let Some((range, spoiled)) = self.spoil(&bytes) else { return Ok(false) };
         self.nodes[at].devices.damage(part, &name, &range, &spoiled);
         self.note(format_args!("node {}: bytes {range:?} of {name} ({part:?}) are not what was written", at + 1));
         self.note_damage(at, part, &name, &range);
         Ok(true)
+    }
+
+    /// The batches of the shipped state are whole. Of one that tears them the records may be ahead of a log whose
+    /// last group is lost, and nobody could tell: so much is not asked of any state.
+    fn make_state_whole(&mut self, at: usize, part: Part) {
+        if part == Part::Log && self.nodes[at].process.is_none() {
+            self.nodes[at].devices.state().crash(Rollback::Unflushed);
+        }
     }
 
     fn note_damage(&mut self, at: usize, part: Part, name: &str, range: &Range<usize>) {

@@ -423,6 +423,7 @@ impl World {
             }
             // The log reaches back to the checkpoint before last, and no further.
             (End::RollBack, _) if !std::mem::replace(&mut self.armed[at].has_rolled_back, true) => Rollback::Flushes(1),
+            _ if self.evidence[at].log_is_damaged() => Rollback::Unflushed,
             (End::PowerCutInCheckpoint, 0..=7) | (_, 0..=3) => Rollback::Torn(self.rng.bits()),
             _ => Rollback::Unflushed,
         };

@@ -143,8 +143,10 @@ impl World {
         let Some(process) = &self.nodes[at].process else { return };
         let mut wanted: BTreeSet<usize> =
             process.replica.members_to_dial().map(|member| member.server_id as usize - 1).collect();
-        if process.links.is_empty() || !process.replica.knows_other_members() {
-            wanted.extend((0..self.scenario.seeds_max).filter(|to| *to != at));
+        if process.links.is_empty() || process.replica.wants_seeds() {
+            let seen = process.replica.in_sight();
+            let is_there = |to: &usize| !process.links.is_empty() && seen.contains(&(*to as u32 + 1));
+            wanted.extend((0..self.scenario.seeds_max).filter(|to| *to != at && !is_there(to)));
         }
         if seeded_bug("dials-everyone") {
             wanted.extend((0..self.members()).filter(|to| *to != at));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use polyarch_crdt::{AppliedSet, seeded_bug};
+use polyarch_crdt::{AppliedSet, Dot, seeded_bug};
 use polyarch_protocol::catalog::topology_key;
 use polyarch_protocol::client::ClientResponse;
 use polyarch_protocol::peer::PeerMessage;
@@ -363,11 +363,7 @@ impl World {
                 self.meter_written(written.dot, bytes.len());
             }
             if written.dot.origin.server_id == server_id && !self.history.node(at).just_wrote(written.dot) {
-                let has_twin = self.clones.ever.contains(&self.member_of(at));
-                match has_twin || self.evidence[at].waiting().contains_key(&written.dot) {
-                    true => self.told[at].salvaged(written.dot),
-                    false => self.told[at].came(written.dot),
-                }
+                self.note_own_came(at, written.dot);
             }
             self.evidence[at].appended(written.dot, bytes.len(), *end, synced);
             changed.extend(written.changes.iter().map(|change| change.key.clone()));
@@ -408,6 +404,15 @@ impl World {
         let ahead_max_ms = Timings::default().hlc_ahead_max_ms;
         let merged_max_ms = node.clock.least_ms.saturating_add(ahead_max_ms);
         stamps_follow_causality::check(written.dot, written.hlc, applied, merged_max_ms)
+    }
+
+    /// A write set of a node's own server came that this process has not written.
+    pub(super) fn note_own_came(&mut self, at: usize, dot: Dot) {
+        let has_twin = self.clones.ever.contains(&self.member_of(at));
+        match has_twin || self.evidence[at].waiting().contains_key(&dot) {
+            true => self.told[at].salvaged(dot),
+            false => self.told[at].came(dot),
+        }
     }
 
     pub(super) fn check_digest(&mut self, at: usize) -> Checked {

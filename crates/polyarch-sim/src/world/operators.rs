@@ -234,6 +234,11 @@ impl World {
                 && self.history.node(other).member_status(server_id) == Some(MemberStatus::Removed)
         };
         let others: Vec<usize> = (0..self.members()).filter(|other| *other != at).collect();
+        // Nor is it known what a clone hears, or what of an earlier return a repair has left to be applied.
+        let is_unclear = |other: &usize| !self.evidence[*other].waiting().is_empty();
+        if self.clones_are_about() || others.iter().any(is_unclear) {
+            return;
+        }
         // One may know of a removal before this one, and not yet of the return in between.
         let key = RecordKey::new(KeyspaceId::SYSTEM, &member_key(server_id));
         let know_the_same: BTreeSet<_> =
@@ -244,7 +249,6 @@ impl World {
         let mut others_have = Seen::default();
         for other in &others {
             others_have.join(self.history.node(*other).staged().seen());
-            self.evidence[*other].waiting().keys().for_each(|dot| others_have.add(*dot));
         }
         self.note(format_args!("all others know that member {server_id} is removed"));
         self.report.removals += 1;

@@ -117,6 +117,7 @@ impl World {
         }
         let dots: BTreeSet<Dot> = found.iter().map(|(written, _)| written.dot).collect();
         let kept = before.state.filter(|_| keeps_state).unwrap_or_default();
+        self.history.adoption_ends(at, &kept);
         let whole = before.whole.iter().filter(|dot| !kept.includes(**dot));
         repair_keeps_what_is_whole::check(at as u32 + 1, keeps_state, before.is_sound, whole, &dots)?;
         let len = self.history.node(at).order().iter().take_while(|written| kept.includes(written.dot)).count();

@@ -563,7 +563,7 @@ impl World {
                 removed.check(server_id, written.dot)?;
             }
             if written.dot.origin.server_id == server_id {
-                self.told[at].came(written.dot);
+                self.note_own_came(at, written.dot);
             }
         }
         // What had waited for what the snapshot brought.
